@@ -1,0 +1,113 @@
+"""What a run's logits say: log-probability of an answer, logit difference, KL divergence. Pure tensor functions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechstyle.errors import InputError, RangeError
+
+__all__ = ["answer_logprobs", "answer_probs", "kl_divergence", "logit_difference"]
+
+Reduce = Literal["sum", "mean"]
+
+
+def answer_logprobs(
+    logits: Float[Tensor, "batch pos vocab"],
+    ids: Int[Tensor, "batch pos"],
+    n_prompt: int | Int[Tensor, "batch"],
+    *,
+    stop: int | Int[Tensor, "batch"] | None = None,
+    reduce: Reduce = "sum",
+) -> Float[Tensor, "batch"]:
+    """Log-probability (nats) of each row's whole answer, teacher-forced.
+
+    Args:
+        ids: the tokens that were run; one row [1, pos] serves every row of `logits`.
+        n_prompt: index in the row of the first answer token (add the row's `shift` in a left-padded batch).
+        stop: index after the last answer token; None means the end of the row.
+        reduce: "sum" gives log P(answer); "mean" divides by the number of answer tokens.
+
+    Computed in fp32 at least, whatever the model's dtype.
+
+    Raises:
+        RangeError: an answer is empty, starts at the first position or ends behind the row.
+        InputError: an unknown `reduce`.
+
+    Example:
+        >>> run = logits(model, encoded.ids[None])
+        >>> answer_logprobs(run, encoded.ids[None], encoded.n_prompt).exp()
+    """
+    if reduce not in ("sum", "mean"):
+        raise InputError(f"reduce: expected 'sum' or 'mean', got {reduce!r}.")
+    rows, width = logits.shape[0], logits.shape[1]
+    device = logits.device
+    first = torch.as_tensor(n_prompt, device=device).expand(rows)
+    last = torch.as_tensor(width if stop is None else stop, device=device).expand(rows)
+    low, high = int(first.min()), int(last.max())
+    if low < 1 or high > width or not bool((first < last).all()):
+        raise RangeError(
+            f"n_prompt: expected 1 <= n_prompt < stop <= {width} (positions in a row) so that every answer has a token "
+            f"and a token before it, got n_prompt={first.tolist()} and stop={last.tolist()}."
+        )
+    answer = ids.to(device).expand(rows, width)[:, low:high]
+    scores = _upcast(logits[:, low - 1 : high - 1])
+    chosen = scores.gather(-1, answer[..., None])[..., 0] - scores.logsumexp(-1)
+    position = torch.arange(low, high, device=device)
+    wanted = (position >= first[:, None]) & (position < last[:, None])
+    total = torch.where(wanted, chosen, torch.zeros_like(chosen)).sum(-1)
+    return total if reduce == "sum" else total / (last - first)
+
+
+def answer_probs(
+    logits: Float[Tensor, "batch pos vocab"],
+    ids: Int[Tensor, "batch pos"],
+    n_prompt: int | Int[Tensor, "batch"],
+    *,
+    stop: int | Int[Tensor, "batch"] | None = None,
+    reduce: Reduce = "sum",
+) -> Float[Tensor, "batch"]:
+    """Probability of each row's whole answer: the exponential of `answer_logprobs`.
+
+    Raises:
+        RangeError: as `answer_logprobs`.
+
+    Example:
+        >>> answer_probs(run, encoded.ids[None], encoded.n_prompt)
+        tensor([0.93])
+    """
+    return answer_logprobs(logits, ids, n_prompt, stop=stop, reduce=reduce).exp()
+
+
+def logit_difference(
+    logits: Float[Tensor, "batch vocab"], wanted: Int[Tensor, "batch"], other: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch"]:
+    """Logit of the wanted token minus that of the other one.
+
+    Example:
+        >>> logit_difference(torch.tensor([[2.0, 0.5]]), torch.tensor([0]), torch.tensor([1]))
+        tensor([1.5000])
+    """
+    scores = _upcast(logits)
+    wanted, other = wanted.to(scores.device), other.to(scores.device)
+    return (scores.gather(-1, wanted[:, None]) - scores.gather(-1, other[:, None]))[:, 0]
+
+
+def kl_divergence(
+    logits: Float[Tensor, "*batch vocab"], reference: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch"]:
+    """KL(P_logits || P_reference) in nats, over the last axis.
+
+    Example:
+        >>> kl_divergence(torch.zeros(1, 4), torch.zeros(1, 4))
+        tensor([0.])
+    """
+    log_p, log_q = _upcast(logits).log_softmax(-1), _upcast(reference).log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _upcast(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
