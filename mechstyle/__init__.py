@@ -1,0 +1,101 @@
+"""mechstyle: trace where a language model keeps a fact or a style, edit it there, score the edit and show it.
+
+The public API on one screen. Names are imported when first used, so that ``import mechstyle`` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mechstyle import datasets, errors, organisms, plot
+    from mechstyle.editing.covariance import Covariance, covariance
+    from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
+    from mechstyle.editing.methods import rome
+    from mechstyle.editing.targets import TargetOptions
+    from mechstyle.evaluation.scores import Scores, evaluate
+    from mechstyle.facts import EditRequest, Fact
+    from mechstyle.models import ModelInfo, export_hf, fingerprint, list_models, load_model
+    from mechstyle.sites import Site
+    from mechstyle.study import StudyConfig, run_study
+    from mechstyle.tracing.aggregate import average_by_role, suggest_layers
+    from mechstyle.tracing.causal_trace import causal_trace
+    from mechstyle.tracing.corruption import GaussianNoise
+    from mechstyle.tracing.trace import Trace
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Covariance": "editing.covariance",
+    "EditRequest": "facts",
+    "EditSet": "editing.edit",
+    "Fact": "facts",
+    "GaussianNoise": "tracing.corruption",
+    "ModelInfo": "models",
+    "Scores": "evaluation.scores",
+    "Site": "sites",
+    "StudyConfig": "study",
+    "TargetOptions": "editing.targets",
+    "Trace": "tracing.trace",
+    "WeightEdit": "editing.edit",
+    "average_by_role": "tracing.aggregate",
+    "causal_trace": "tracing.causal_trace",
+    "covariance": "editing.covariance",
+    "evaluate": "evaluation.scores",
+    "export_hf": "models",
+    "fingerprint": "models",
+    "list_models": "models",
+    "load_edit": "editing.edit",
+    "load_model": "models",
+    "rome": "editing.methods",
+    "run_study": "study",
+    "suggest_layers": "tracing.aggregate",
+}
+_MODULES = ("datasets", "errors", "organisms", "plot")
+
+__all__ = [
+    "Covariance",
+    "EditRequest",
+    "EditSet",
+    "Fact",
+    "GaussianNoise",
+    "ModelInfo",
+    "Scores",
+    "Site",
+    "StudyConfig",
+    "TargetOptions",
+    "Trace",
+    "WeightEdit",
+    "__version__",
+    "average_by_role",
+    "causal_trace",
+    "covariance",
+    "datasets",
+    "errors",
+    "evaluate",
+    "export_hf",
+    "fingerprint",
+    "list_models",
+    "load_edit",
+    "load_model",
+    "organisms",
+    "plot",
+    "rome",
+    "run_study",
+    "suggest_layers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"mechstyle.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"mechstyle.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'mechstyle' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,105 @@
+"""Which model is this: fingerprint and provenance, and the protocol that the library asks of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from typing import Any, Final, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mechstyle import __version__
+
+__all__ = ["HookedModel", "Json", "active_base", "fingerprint", "provenance"]
+
+Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+
+ACTIVE_BASE: Final = "mechstyle_active_base"
+"""Attribute of a model: the weights that active edits cover."""
+ARCHITECTURE_FIELDS: Final = (
+    "act_fn attn_only attn_scale d_head d_mlp d_model d_vocab eps final_rms gated_mlp n_ctx n_heads "
+    "n_key_value_heads n_layers normalization_type parallel_attn_mlp positional_embedding_type rotary_adjacent_pairs "
+    "rotary_base rotary_dim scale_attn_by_inverse_layer_idx use_attn_scale use_local_attn window_size"
+).split()
+
+
+class HookedModel(Protocol):
+    """What the rest of the library asks of a model; ``transformer_lens.HookedTransformer`` has it."""
+
+    cfg: Any
+    tokenizer: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
+    def hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]: ...
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+
+def fingerprint(model: HookedModel) -> str:
+    """SHA-256 (hex) of architecture, tokenizer and weights rounded to bfloat16, as they are without active edits.
+
+    Equal for a model, its copy cast to bfloat16 and its export; recomputed at each call, so it is never stale.
+
+    Example:
+        >>> fingerprint(model)[:8]  # doctest: +SKIP
+        '3f1c09ab'
+    """
+    digest = hashlib.sha256()
+    config = {field: getattr(model.cfg, field, None) for field in ARCHITECTURE_FIELDS}
+    header = {"config": config, "tokenizer": _tokenizer_state(model.tokenizer)}
+    digest.update(json.dumps(header, sort_keys=True, default=str).encode())
+    base = active_base(model)
+    for name, weight in sorted(dict(model.named_parameters()).items()):
+        plain = base.get(name, weight).detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
+        digest.update(f"{name}:{tuple(plain.shape)}".encode())
+        digest.update(plain.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def active_base(model: HookedModel) -> dict[str, Tensor]:
+    """Weights before any active edit, by parameter name; empty while no edit is active.
+
+    It is the live dictionary on the model; only ``mechstyle.editing`` writes it.
+    """
+    base: dict[str, Tensor] | None = getattr(model, ACTIVE_BASE, None)
+    if base is None:
+        base = {}
+        setattr(model, ACTIVE_BASE, base)
+    return base
+
+
+def provenance(model: HookedModel, **settings: Json) -> dict[str, Json]:
+    """Where a result comes from, ready for JSON: model fingerprint, number format, versions and the settings given.
+
+    Example:
+        >>> provenance(model, seed=0)["settings"]  # doctest: +SKIP
+        {'seed': 0}
+    """
+    weight = next(iter(model.named_parameters()))[1]
+    return {
+        "model": str(model.cfg.model_name),
+        "fingerprint": fingerprint(model),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": str(weight.device),
+        "versions": {"mechstyle": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "transformer-lens", "transformers")},
+        "settings": settings,
+    }
+
+
+def _tokenizer_state(tokenizer: Any) -> Json:
+    """What decides ids: vocabulary, merges and special tokens; not names, paths or padding."""
+    if tokenizer is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    merges = [] if backend is None else json.loads(backend.to_str())["model"].get("merges", [])
+    return {
+        "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
+        "merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
+        "special": [tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token],
+    }
