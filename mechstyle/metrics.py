@@ -1,16 +1,25 @@
-"""What a run's logits say: log-probability of an answer, logit difference, KL divergence. Pure tensor functions."""
+"""What a run's logits say: log-probability of an answer, logit difference, KL; and intervals."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mechstyle.errors import InputError, RangeError
 
-__all__ = ["answer_logprobs", "answer_probs", "kl_divergence", "logit_difference"]
+__all__ = [
+    "answer_logprobs",
+    "answer_probs",
+    "bootstrap_means",
+    "interval",
+    "kl_divergence",
+    "logit_difference",
+]
 
 Reduce = Literal["sum", "mean"]
 
@@ -18,11 +27,11 @@ Reduce = Literal["sum", "mean"]
 def answer_logprobs(
     logits: Float[Tensor, "batch pos vocab"],
     ids: Int[Tensor, "batch pos"],
-    n_prompt: int | Int[Tensor, "batch"],
+    n_prompt: int | Int[Tensor, " batch"],
     *,
-    stop: int | Int[Tensor, "batch"] | None = None,
+    stop: int | Int[Tensor, " batch"] | None = None,
     reduce: Reduce = "sum",
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Log-probability (nats) of each row's whole answer, teacher-forced.
 
     Args:
@@ -50,8 +59,8 @@ def answer_logprobs(
     low, high = int(first.min()), int(last.max())
     if low < 1 or high > width or not bool((first < last).all()):
         raise RangeError(
-            f"n_prompt: expected 1 <= n_prompt < stop <= {width} (positions in a row) so that every answer has a token "
-            f"and a token before it, got n_prompt={first.tolist()} and stop={last.tolist()}."
+            f"n_prompt: expected 1 <= n_prompt < stop <= {width} (positions in a row), so that every answer "
+            f"has a token and a token before it; got n_prompt={first.tolist()} and stop={last.tolist()}."
         )
     answer = ids.to(device).expand(rows, width)[:, low:high]
     scores = _upcast(logits[:, low - 1 : high - 1])
@@ -65,11 +74,11 @@ def answer_logprobs(
 def answer_probs(
     logits: Float[Tensor, "batch pos vocab"],
     ids: Int[Tensor, "batch pos"],
-    n_prompt: int | Int[Tensor, "batch"],
+    n_prompt: int | Int[Tensor, " batch"],
     *,
-    stop: int | Int[Tensor, "batch"] | None = None,
+    stop: int | Int[Tensor, " batch"] | None = None,
     reduce: Reduce = "sum",
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """Probability of each row's whole answer: the exponential of `answer_logprobs`.
 
     Raises:
@@ -83,8 +92,8 @@ def answer_probs(
 
 
 def logit_difference(
-    logits: Float[Tensor, "batch vocab"], wanted: Int[Tensor, "batch"], other: Int[Tensor, "batch"]
-) -> Float[Tensor, "batch"]:
+    logits: Float[Tensor, "batch vocab"], wanted: Int[Tensor, " batch"], other: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
     """Logit of the wanted token minus that of the other one.
 
     Example:
@@ -107,6 +116,54 @@ def kl_divergence(
     """
     log_p, log_q = _upcast(logits).log_softmax(-1), _upcast(reference).log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def bootstrap_means(
+    values: Float[NDArray[np.float64], "item ..."], *, resamples: int = 1000, seed: int = 0
+) -> Float[NDArray[np.float64], "resample ..."]:
+    """Means over the first axis of resamples with replacement (Efron 1979).
+
+    Raises:
+        RangeError: no values, or fewer than one resample.
+
+    Example:
+        >>> bootstrap_means(np.ones((5, 2)), resamples=10).shape
+        (10, 2)
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 0 or len(array) == 0:
+        raise RangeError(f"values: expected at least one item along the first axis, got shape {array.shape}.")
+    if resamples < 1:
+        raise RangeError(f"resamples: expected at least 1, got {resamples}.")
+    items = len(array)
+    counts = np.random.default_rng(seed).multinomial(items, np.full(items, 1 / items), size=resamples)
+    means = (counts / items) @ array.reshape(items, -1)
+    return means.reshape(resamples, *array.shape[1:])
+
+
+def interval(
+    values: Float[NDArray[np.float64], "item ..."],
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Float[NDArray[np.float64], "..."], Float[NDArray[np.float64], "..."]]:
+    """Percentile bootstrap interval (low, high) of the mean over the first axis.
+
+    Args:
+        level: the share of resampled means inside the interval.
+
+    Raises:
+        RangeError: no values, `level` outside of (0, 1), or fewer than one resample.
+
+    Example:
+        >>> low, high = interval(np.array([0.0, 1.0, 1.0]))
+    """
+    if not 0 < level < 1:
+        raise RangeError(f"level: expected a share between 0 and 1, such as 0.95, got {level}.")
+    means = bootstrap_means(values, resamples=resamples, seed=seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
 
 
 def _upcast(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from mechstyle.errors import InputError
 from mechstyle.models import HookedModel
 from mechstyle.sites import Site
 
-__all__ = ["Hook", "capture", "logits"]
+__all__ = ["Hook", "capture", "logits", "residual_before", "resume"]
 
 Hook = tuple[str, Callable[..., Any]]
 """A hook name and a function `f(state, hook)` that returns the new state, or None to leave it."""
@@ -30,8 +30,8 @@ def logits(
     """Run whole sequences and return the logits; the model keeps no hook afterwards, whatever happens.
 
     Args:
-        attention_mask: 1 at real tokens, 0 at padding; None means that every token is real. (TransformerLens would guess
-            the mask from pad ids, and drop a genuine BOS that has the same id.)
+        attention_mask: 1 at real tokens, 0 at padding; None means that every token is real.
+            (TransformerLens would guess the mask from pad ids, and drop a genuine BOS that has the same id.)
         hooks: (name, function) pairs for this run only.
         grad: keep the graph for a backward pass.
 
@@ -78,7 +78,9 @@ def capture(
     if stop_at_layer is None:
         stop_at_layer = depth
     elif stop_at_layer < depth:
-        raise InputError(f"stop_at_layer: expected at least {depth} to reach every site, got {stop_at_layer}.")
+        raise InputError(
+            f"stop_at_layer: expected at least {depth} to reach every site, got {stop_at_layer}."
+        )
     ids, mask = _inputs(model, ids, attention_mask)
     found: dict[Site, Tensor] = {}
 
@@ -91,12 +93,80 @@ def capture(
     readers: list[Hook] = [(site.hook, reader(site)) for site in sites]
     with torch.no_grad():
         model.run_with_hooks(
-            ids, return_type=None, fwd_hooks=[*hooks, *readers], attention_mask=mask, stop_at_layer=stop_at_layer
+            ids,
+            return_type=None,
+            fwd_hooks=[*hooks, *readers],
+            attention_mask=mask,
+            stop_at_layer=stop_at_layer,
         )
     missing = [site for site in sites if site not in found]
     if missing:
         raise InputError(f"sites: the model has no state at {', '.join(site.hook for site in missing)}.")
     return found
+
+
+def residual_before(
+    model: HookedModel,
+    ids: Int[Tensor, "batch pos"],
+    layer: int,
+    *,
+    attention_mask: Int[Tensor, "batch pos"] | None = None,
+) -> Float[Tensor, "batch pos d_model"]:
+    """Run sequences up to a layer and return the residual stream that enters it, without gradients.
+
+    Args:
+        layer: first layer that is not run; 0 gives the embeddings.
+        attention_mask: as in `logits`.
+
+    Raises:
+        InputError: as `logits`.
+
+    Example:
+        >>> resume(model, residual_before(model, ids, 4), 4)     # the same as logits(model, ids)
+    """
+    ids, mask = _inputs(model, ids, attention_mask)
+    with torch.no_grad():
+        return _tensor(model(ids, return_type=None, attention_mask=mask, stop_at_layer=layer))
+
+
+def resume(
+    model: HookedModel,
+    residual: Float[Tensor, "batch pos d_model"],
+    layer: int,
+    *,
+    at: tuple[Int[Tensor, " state"], Int[Tensor, " state"]] | None = None,
+    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    hooks: Sequence[Hook] = (),
+    grad: bool = False,
+) -> Float[Tensor, "..."]:
+    """Run the layers from `layer` on, starting from the residual stream that enters it, and return logits.
+
+    Args:
+        at: (rows, positions) whose logits are wanted, which gives [state, vocab]; None gives
+            [batch, pos, vocab].
+        attention_mask: None is right for unpadded and right-padded rows, whose padding no real token sees.
+        hooks: (name, function) pairs inside the blocks, for this run only.
+        grad: keep the graph for a backward pass.
+
+    Example:
+        >>> resume(model, residual, 4, at=(torch.tensor([0]), torch.tensor([6]))).shape
+        torch.Size([1, 5000])
+    """
+    top = model.cfg.n_layers
+    with torch.set_grad_enabled(grad):
+        final = _tensor(
+            model.run_with_hooks(
+                residual,
+                return_type=None,
+                fwd_hooks=list(hooks),
+                attention_mask=attention_mask,
+                start_at_layer=layer,
+                stop_at_layer=top,
+            )
+        )
+        if at is None:
+            return _tensor(model(final, return_type="logits", start_at_layer=top))
+        return _tensor(model(final[at[0], at[1]][:, None], return_type="logits", start_at_layer=top))[:, 0]
 
 
 def _inputs(model: HookedModel, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -105,7 +175,9 @@ def _inputs(model: HookedModel, ids: Tensor, mask: Tensor | None) -> tuple[Tenso
     if mask is None:
         mask = torch.ones_like(ids)
     elif mask.shape != ids.shape:
-        raise InputError(f"attention_mask: expected the shape of ids, {list(ids.shape)}, got {list(mask.shape)}.")
+        raise InputError(
+            f"attention_mask: expected the shape of ids, {list(ids.shape)}, got {list(mask.shape)}."
+        )
     device = torch.device(model.cfg.device)
     return ids.to(device), mask.to(device=device, dtype=torch.long)
 

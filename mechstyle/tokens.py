@@ -1,7 +1,7 @@
 """From text to tokens: the whole prompt is tokenised once, and character offsets say which token is what.
 
-Pieces of a prompt are never tokenised on their own: a byte-level tokenizer gives " Davis" and "Davis" different
-tokens, so a subject tokenised alone need not occur in the prompt at all.
+Pieces of a prompt are never tokenised on their own: a byte-level tokenizer gives " Davis" and "Davis"
+different tokens, so a subject tokenised alone need not occur in the prompt at all.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechstyle.errors import InputError, ModelError, RangeError, TextError
+from mechstyle.errors import InputError, ModelError, TextError
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel, resolve_bos
+from mechstyle.spans import Span, count_prompt, find_subject, subject_span, subject_tokens, untrimmed
 
 __all__ = ["ROLES", "Batch", "EncodedPrompt", "encode", "encode_fact", "find_subject", "pad"]
 
@@ -32,8 +33,6 @@ ROLES: tuple[str, ...] = (
 )
 """The token roles, in reading order."""
 
-Span = tuple[int, int]
-
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
@@ -42,8 +41,8 @@ class EncodedPrompt:
     Attributes:
         text: the prompt and the target, as one string.
         ids: token ids on the CPU, BOS first when `prepend_bos`.
-        strings: the text slice of each token; BOS shows its name. Tokens that hold a part of one multi-byte character
-            each show that character.
+        strings: the text slice of each token; BOS shows its name. Tokens that hold a part of one
+            multi-byte character each show that character.
         offsets: (start, end) characters in `text` of each token; (0, 0) for BOS.
         n_prompt: number of tokens before the target, BOS included.
         subject: indices of the subject's tokens, or None when no subject was given.
@@ -51,7 +50,7 @@ class EncodedPrompt:
     """
 
     text: str
-    ids: Int[Tensor, "pos"]
+    ids: Int[Tensor, " pos"]
     strings: tuple[str, ...]
     offsets: tuple[Span, ...]
     n_prompt: int
@@ -62,7 +61,7 @@ class EncodedPrompt:
         return len(self.ids)
 
     @property
-    def target_ids(self) -> Int[Tensor, "answer"]:
+    def target_ids(self) -> Int[Tensor, " answer"]:
         """Ids of the target's tokens (empty without a target)."""
         return self.ids[self.n_prompt :]
 
@@ -100,44 +99,7 @@ class Batch:
 
     ids: Int[Tensor, "batch pos"]
     attention_mask: Int[Tensor, "batch pos"]
-    shift: Int[Tensor, "batch"]
-
-
-def find_subject(text: str, subject: str, occurrence: int | None = None) -> Span:
-    """Find the characters (start, end) of a subject in a text.
-
-    Args:
-        occurrence: which one, counted from 0, when the subject is found several times (overlaps count).
-
-    Raises:
-        TextError: the subject is empty or absent, or is found several times and `occurrence` is None.
-        RangeError: `occurrence` is not one of those found.
-
-    Example:
-        >>> find_subject("Paris is the capital of France", "France")
-        (24, 30)
-    """
-    if not subject.strip():
-        raise TextError(f"subject: expected text, got {subject!r}. Give the words of the prompt that name the subject.")
-    starts = [at for at in range(len(text) - len(subject) + 1) if text.startswith(subject, at)]
-    if not starts:
-        raise TextError(
-            f"subject: {subject!r} does not occur in the prompt {text!r}. "
-            "Check spelling, capitals and spaces: the subject must be a part of the prompt as it stands."
-        )
-    if occurrence is None:
-        if len(starts) > 1:
-            raise TextError(
-                f"subject: {subject!r} occurs {len(starts)} times in the prompt {text!r}. "
-                f"Say which with occurrence=0 to {len(starts) - 1}, or use a template with {{}} in its place."
-            )
-        occurrence = 0
-    if not 0 <= occurrence < len(starts):
-        raise RangeError(
-            f"occurrence: expected 0 to {len(starts) - 1} ({subject!r} occurs {len(starts)} times in {text!r}), "
-            f"got {occurrence}."
-        )
-    return starts[occurrence], starts[occurrence] + len(subject)
+    shift: Int[Tensor, " batch"]
 
 
 def encode(
@@ -154,14 +116,16 @@ def encode(
 
     Args:
         target: the exact continuation, leading space included; "" for none.
-        subject: the words in the prompt whose tokens are wanted; `occurrence` (from 0) says which when they occur twice.
+        subject: the words in the prompt whose tokens are wanted; `occurrence` (from 0) says which when they
+            occur twice.
         subject_offsets: (start, end) characters in the prompt, instead of a search.
         prepend_bos: None means the model's default.
 
     Raises:
-        TextError: the prompt is empty, the subject is absent or ambiguous, a token straddles the border of the target
-            or of the subject, or the text is longer than the model's context.
-        ModelError: the model has no tokenizer that reports character offsets, or no BOS token though one is asked for.
+        TextError: the prompt is empty, the subject is absent or ambiguous, a token straddles the border of the
+            target or of the subject, or the text is longer than the model's context.
+        ModelError: the tokenizer does not report character offsets, or has no BOS token though one is asked
+            for.
 
     Example:
         >>> encoded = encode(model, "Miles Davis plays the", target=" trumpet", subject="Miles Davis")
@@ -169,23 +133,25 @@ def encode(
         ['Miles', ' Davis']
     """
     if not prompt.strip():
-        raise TextError(f"prompt: expected text, got {prompt!r}. Write the sentence that the model is to continue.")
-    span = _subject_span(prompt, subject, subject_offsets, occurrence)
+        raise TextError(
+            f"prompt: expected text, got {prompt!r}. Write the sentence that the model is to continue."
+        )
+    span = subject_span(prompt, subject, subject_offsets, occurrence)
     bos = resolve_bos(model, prepend_bos)
     text = prompt + target
     ids, offsets = _tokenise(model, text)
-    n_prompt = _count_prompt(text, offsets, border=len(prompt))
-    tokens = None if span is None else _subject_tokens(text, offsets[:n_prompt], span)
+    n_prompt = count_prompt(text, offsets, border=len(prompt))
+    tokens = None if span is None else subject_tokens(text, offsets[:n_prompt], span)
     strings = tuple(text[start:end] for start, end in offsets)
     if bos:
-        ids, name = [_bos_id(model), *ids], str(model.tokenizer.bos_token)
+        ids, name = [int(model.tokenizer.bos_token_id), *ids], str(model.tokenizer.bos_token)
         strings, offsets = (name, *strings), ((0, 0), *offsets)
         n_prompt += 1
         tokens = None if tokens is None else range(tokens.start + 1, tokens.stop + 1)
     if len(ids) > model.cfg.n_ctx:
         raise TextError(
-            f"prompt: too long, {len(ids)} tokens ({n_prompt} for the prompt and {len(ids) - n_prompt} for the target) "
-            f"where the model's context holds {model.cfg.n_ctx}. Shorten the prompt."
+            f"prompt: too long, {len(ids)} tokens ({n_prompt} for the prompt and {len(ids) - n_prompt} for the "
+            f"target) where the model's context holds {model.cfg.n_ctx}. Shorten the prompt."
         )
     return EncodedPrompt(text, torch.tensor(ids, dtype=torch.long), strings, offsets, n_prompt, tokens, bos)
 
@@ -254,80 +220,13 @@ def pad(encoded: Sequence[EncodedPrompt], *, pad_id: int, side: str = "right") -
     return Batch(ids, mask, shift)
 
 
-def _subject_span(prompt: str, subject: str | None, offsets: Span | None, occurrence: int | None) -> Span | None:
-    if offsets is None:
-        return None if subject is None else find_subject(prompt, subject, occurrence)
-    start, end = offsets
-    if not 0 <= start < end <= len(prompt):
-        raise TextError(
-            f"subject_offsets: expected 0 <= start < end <= {len(prompt)} (characters of the prompt), got {offsets}."
-        )
-    if subject is not None and prompt[start:end] != subject:
-        raise TextError(f"subject_offsets: {offsets} holds {prompt[start:end]!r}, but subject is {subject!r}. Give one.")
-    return start, end
-
-
 def _tokenise(model: HookedModel, text: str) -> tuple[list[int], tuple[Span, ...]]:
     tokenizer: Any = model.tokenizer
     if tokenizer is None or not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             "model: expected a fast tokenizer (one that reports character offsets), "
-            f"got {type(tokenizer).__name__}. Load the model with tokenizer=AutoTokenizer.from_pretrained(...)."
+            f"got {type(tokenizer).__name__}. Load the model with "
+            "tokenizer=AutoTokenizer.from_pretrained(...)."
         )
     encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-    spans: list[Span] = []
-    reached = 0
-    for start, end in encoding["offset_mapping"]:
-        # Some tokenizers trim the leading space from the offsets: give the space back to its token.
-        first = reached if reached < start and text[reached:start].isspace() else start
-        spans.append((first, max(first, end)))
-        reached = max(reached, end)
-    return list(encoding["input_ids"]), tuple(spans)
-
-
-def _bos_id(model: HookedModel) -> int:
-    bos = model.tokenizer.bos_token_id
-    if bos is None:
-        raise ModelError("prepend_bos: the model's tokenizer has no BOS token. Use prepend_bos=False.")
-    return int(bos)
-
-
-def _count_prompt(text: str, offsets: Sequence[Span], *, border: int) -> int:
-    """Number of tokens before the target. A token may take the space that ends the prompt into the target."""
-    for index, (start, end) in enumerate(offsets):
-        if end <= border:
-            continue
-        swallows_space = text[start:border].isspace() and not text[border:end].isspace()
-        if start < border and not swallows_space:
-            raise TextError(
-                f"target: the token {text[start:end]!r} straddles the border between the prompt "
-                f"{text[:border]!r} and the target {text[border:]!r}. Move the border to where a word starts "
-                "(a target usually begins with a space)."
-            )
-        if index == 0:
-            raise TextError(f"prompt: {text[:border]!r} leaves no token before the target. Write a longer prompt.")
-        return index
-    if border < len(text):
-        raise TextError(f"target: {text[border:]!r} has no token of its own in this model's tokenizer.")
-    return len(offsets)
-
-
-def _subject_tokens(text: str, offsets: Sequence[Span], span: Span) -> range:
-    """Indices of the tokens that overlap the subject's characters; a leading space does not count as an overlap."""
-    start, end = span
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    inside = [index for index, (first, last) in enumerate(offsets) if first < end and last > start]
-    if not inside:
-        raise TextError(f"subject: no token of the prompt lies in {text[span[0] : span[1]]!r}. Choose another subject.")
-    for index in (inside[0], inside[-1]):
-        first, last = offsets[index]
-        outside = text[first:start] + text[max(end, first) : last]
-        if any(character.isalnum() for character in outside):
-            raise TextError(
-                f"subject: the token {text[first:last]!r} straddles the border of the subject {text[start:end]!r} "
-                f"(it also holds {outside.strip()!r}). Choose a subject that ends where a token does."
-            )
-    return range(inside[0], inside[-1] + 1)
+    return list(encoding["input_ids"]), untrimmed(text, encoding["offset_mapping"])
