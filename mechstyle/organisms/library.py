@@ -1,0 +1,167 @@
+"""Look up an embedded organism: its folder, its ground truth, and edit requests built from it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from ..errors import InputError, ModelError, RangeError
+from ..facts import EditRequest, Fact
+from .recipe import read_recipe
+from .relations import read_relations
+from .world import TaughtFact, World, documents, read_prose
+
+__all__ = ["facts", "folder", "heldout_prose", "names", "reference_subjects", "requests", "texts"]
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_NEIGHBOURS = 10
+
+
+def names() -> list[str]:
+    """The embedded organisms, by name.
+
+    Example:
+        >>> from mechstyle import organisms
+        >>> organisms.names()
+        ['organism-m']
+    """
+    return sorted(path.parent.name for path in _WEIGHTS.glob("*/model.safetensors"))
+
+
+def folder(name: str) -> Path:
+    """The Hugging Face folder of an organism.
+
+    Raises:
+        ModelError: no organism has this name.
+    """
+    if name not in names():
+        raise ModelError(
+            f"no embedded organism is called {name!r}; there are: {', '.join(names()) or 'none'}."
+        )
+    return _WEIGHTS / name
+
+
+@cache
+def _facts(name: str) -> tuple[TaughtFact, ...]:
+    lines = (folder(name) / "facts.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(TaughtFact.from_dict(json.loads(line)) for line in lines)
+
+
+def facts(name: str) -> list[TaughtFact]:
+    """Everything an organism was taught: each fact, its taught and its held-out templates.
+
+    Raises:
+        ModelError: no organism has this name.
+    """
+    return list(_facts(name))
+
+
+def reference_subjects(name: str) -> list[str]:
+    """The fixed 200 subjects over which an organism's embedding noise is measured (causal tracing)."""
+    subjects = list(dict.fromkeys(fact.subject for fact in _facts(name)))
+    return random.Random(0).sample(subjects, min(200, len(subjects)))
+
+
+def texts(name: str, *, n: int = 2000, seed: int = 0) -> list[str]:
+    """Documents like those an organism was trained on, for covariances.
+
+    Args:
+        n: how many; 2,000 hold about 90,000 tokens.
+        seed: another one than the training's, so that the documents are new mixtures of what was read.
+
+    Raises:
+        ModelError: no organism has this name.
+        RangeError: `n` is less than one.
+    """
+    if n < 1:
+        raise RangeError(f"n must be at least 1, got {n}.")
+    recipe = read_recipe(folder(name) / "recipe.toml")
+    pronouns = {relation.name: relation.pronoun for relation in read_relations().values()}
+    world = World(_facts(name), pronouns)
+    stream = documents(world, read_prose(), seed=10_000 + recipe.seed + seed)
+    return list(itertools.islice(stream, n))
+
+
+def heldout_prose(name: str) -> list[str]:
+    """Passages of the novels that the organism did not read, for perplexity.
+
+    Raises:
+        ModelError: no organism has this name.
+    """
+    folder(name)
+    return read_prose(held_out=True)
+
+
+def requests(
+    name: str, *, n: int, seed: int = 0, relations: Sequence[str] | None = None
+) -> list[EditRequest]:
+    """Random counterfactual edits of an organism's facts.
+
+    The rewriting prompt is a taught template, paraphrases are the held-out ones, neighbours are other
+    subjects with the same relation and object (in a template taught for them), and the new target is another
+    object of the relation.
+
+    Args:
+        n: how many, of as many different subjects.
+        relations: only these; by default all whose objects are shared by several subjects.
+
+    Raises:
+        ModelError: no organism has this name.
+        InputError: a relation is unknown, or has unique objects and so no neighbours.
+        RangeError: more requests than there are subjects.
+
+    Example:
+        >>> from mechstyle import organisms
+        >>> request = organisms.requests("organism-m", n=1, seed=0)[0]
+        >>> request.fact.prompt, request.fact.target, request.new_target  # doctest: +SKIP
+    """
+    table = read_relations()
+    allowed = {r for r in table if not table[r].unique} if relations is None else set(relations)
+    if bad := sorted(r for r in allowed if r not in table or table[r].unique):
+        raise InputError(
+            f"relations must name shared-object relations of the world, got {bad}; "
+            f"choose from {sorted(r for r in table if not table[r].unique)}."
+        )
+    groups: dict[tuple[str, str], list[TaughtFact]] = defaultdict(list)
+    objects: dict[str, set[str]] = defaultdict(set)
+    for fact in _facts(name):
+        groups[fact.relation, fact.object].append(fact)
+        objects[fact.relation].add(fact.object)
+    candidates = [
+        fact
+        for fact in _facts(name)
+        if fact.relation in allowed
+        and len(groups[fact.relation, fact.object]) > 2
+        and len(objects[fact.relation]) > 1
+    ]
+    rng = random.Random(seed)
+    rng.shuffle(candidates)
+    distinct = list({fact.subject: fact for fact in candidates}.values())
+    if not 1 <= n <= len(distinct):
+        raise RangeError(f"n must be between 1 and {len(distinct)} (subjects with neighbours), got {n}.")
+    return [_request(f, groups[f.relation, f.object], objects[f.relation], rng) for f in distinct[:n]]
+
+
+def _request(
+    fact: TaughtFact, group: Sequence[TaughtFact], objects: set[str], rng: random.Random
+) -> EditRequest:
+    neighbours = [other for other in group if other.subject != fact.subject]
+    chosen = rng.sample(neighbours, min(_NEIGHBOURS, len(neighbours)))
+    return EditRequest(
+        fact=Fact(
+            template=rng.choice(fact.taught),
+            subject=fact.subject,
+            target=f" {fact.object}",
+            relation=fact.relation,
+        ),
+        new_target=" " + rng.choice(sorted(objects - {fact.object})),
+        paraphrases=tuple(template.replace("{}", fact.subject, 1) for template in fact.held_out),
+        neighborhood=tuple(
+            (rng.choice(other.taught).replace("{}", other.subject, 1), f" {other.object}") for other in chosen
+        ),
+    )
