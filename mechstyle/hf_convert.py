@@ -1,4 +1,4 @@
-"""Hugging Face <-> TransformerLens: one ``Architecture`` a row, weights exactly as trained, and back again."""
+"""Hugging Face <-> TransformerLens: one ``Architecture`` a row, weights as trained, and back again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 from transformers import GPT2Config, GPT2LMHeadModel, PretrainedConfig, PreTrainedModel
 
 from mechstyle.errors import ModelError
@@ -87,8 +87,8 @@ def require_parity(model: HookedTransformer, hf: PreTrainedModel, *, name: str) 
     tolerance = max(PARITY_TOLERANCE.get(item, EXACT_TOLERANCE) for item in formats)
     if not difference <= tolerance:
         raise ModelError(
-            f"{name}: the hooked model's logits differ from Hugging Face's by {difference:.2g} of their scale "
-            f"(at most {tolerance:.0e} is rounding), so its config holds something that is not converted. "
+            f"{name}: the hooked model's logits differ from Hugging Face's by {difference:.2g} of their "
+            f"scale (at most {tolerance:.0e} is rounding), so its config holds something not converted. "
             "Please report the config; check_parity=False loads it all the same."
         )
 
@@ -159,7 +159,8 @@ def _gpt2_export(model: HookedTransformer) -> GPT2LMHeadModel:
         tie_word_embeddings=tied,
     )
     with torch.random.fork_rng(devices=[]):
-        hf = GPT2LMHeadModel(config).to(device="cpu", dtype=state["embed.W_E"].dtype)
+        hf: Any = GPT2LMHeadModel(config)
+        hf.to(device="cpu", dtype=state["embed.W_E"].dtype)
     named = {
         "transformer.wte.weight": state["embed.W_E"],
         "transformer.wpe.weight": state["pos_embed.W_pos"],
@@ -175,7 +176,9 @@ def _gpt2_export(model: HookedTransformer) -> GPT2LMHeadModel:
         }
         named |= {f"transformer.h.{layer}.{key}": weight for key, weight in _gpt2_block(block).items()}
     hf.load_state_dict({name: weight.cpu().contiguous() for name, weight in named.items()})
-    return hf.eval()
+    hf.eval()
+    exported: GPT2LMHeadModel = hf
+    return exported
 
 
 def _gpt2_block(block: Mapping[str, Tensor]) -> dict[str, Tensor]:

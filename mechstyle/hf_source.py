@@ -77,8 +77,8 @@ def from_hub(
         if isinstance(error, (FileError, ModelError)):
             raise
         raise ModelError(
-            f"unknown model {name!r}: no embedded model has this name (they are: {known}), no folder is there, "
-            f"and the Hugging Face hub did not give it: {_first_line(error)}"
+            f"unknown model {name!r}: no embedded model has this name (they are: {known}), no folder is "
+            f"there, and the Hugging Face hub did not give it: {_first_line(error)}"
         ) from error
 
 

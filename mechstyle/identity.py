@@ -23,8 +23,9 @@ ACTIVE_BASE: Final = "mechstyle_active_base"
 """Attribute of a model: the weights that active edits cover."""
 ARCHITECTURE_FIELDS: Final = (
     "act_fn attn_only attn_scale d_head d_mlp d_model d_vocab eps final_rms gated_mlp n_ctx n_heads "
-    "n_key_value_heads n_layers normalization_type parallel_attn_mlp positional_embedding_type rotary_adjacent_pairs "
-    "rotary_base rotary_dim scale_attn_by_inverse_layer_idx use_attn_scale use_local_attn window_size"
+    "n_key_value_heads n_layers normalization_type parallel_attn_mlp positional_embedding_type "
+    "rotary_adjacent_pairs rotary_base rotary_dim scale_attn_by_inverse_layer_idx use_attn_scale "
+    "use_local_attn window_size"
 ).split()
 
 
@@ -34,16 +35,27 @@ class HookedModel(Protocol):
     cfg: Any
     tokenizer: Any
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
-    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
-    def hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]: ...
-    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Logits, or what ``return_type`` asks."""
+        ...
+
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        """One forward pass with hooks."""
+        ...
+
+    def hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+        """Hooks for the length of a block."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Live parameters by name."""
+        ...
 
 
 def fingerprint(model: HookedModel) -> str:
-    """SHA-256 (hex) of architecture, tokenizer and weights rounded to bfloat16, as they are without active edits.
+    """SHA-256 (hex) of architecture, tokenizer and weights rounded to bfloat16, as without active edits.
 
-    Equal for a model, its copy cast to bfloat16 and its export; recomputed at each call, so it is never stale.
+    Equal for a model, its copy cast to bfloat16 and its export. Recomputed at each call: never stale.
 
     Example:
         >>> fingerprint(model)[:8]  # doctest: +SKIP
@@ -74,7 +86,7 @@ def active_base(model: HookedModel) -> dict[str, Tensor]:
 
 
 def provenance(model: HookedModel, **settings: Json) -> dict[str, Json]:
-    """Where a result comes from, ready for JSON: model fingerprint, number format, versions and the settings given.
+    """Where a result comes from, ready for JSON: fingerprint, number format, versions, settings given.
 
     Example:
         >>> provenance(model, seed=0)["settings"]  # doctest: +SKIP

@@ -1,7 +1,7 @@
 """Load, name, fingerprint and export models.
 
-With its helpers ``hf_source`` (reading), ``hf_convert`` (converting) and ``identity`` (fingerprints) this is the only
-code that knows versions of TransformerLens and where parameters live.
+With its helpers ``hf_source`` (reading), ``hf_convert`` (converting) and ``identity`` (fingerprints) this is
+the only code that knows versions of TransformerLens and where parameters live.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ def load_model(
     """Load a model with its weights exactly as trained: nothing folded, centred or transposed.
 
     Args:
-        name_or_path_or_hf: name of an embedded model (``list_models``), a local Hugging Face folder, a hub id (the
-            only case that uses the network), or a loaded Hugging Face model, which stays as it is.
+        name_or_path_or_hf: name of an embedded model (``list_models``), a local Hugging Face folder, a hub id
+            (the only case that uses the network), or a loaded Hugging Face model, which stays as it is.
         tokenizer: needed with a loaded model; otherwise it replaces the one beside the weights.
         device: None follows ``torch.get_default_device()``.
         dtype: None is float32.
         check_parity: compare the logits with Hugging Face's on random tokens, in float32 before any cast.
 
     Raises:
-        ModelError: the model is unknown, not supported, not finite, lacks a tokenizer, or fails the parity check.
+        ModelError: the model is unknown, unsupported, not finite, without tokenizer, or fails the check.
         FileError: a file of the folder is missing or damaged.
 
     Example:
@@ -162,7 +162,7 @@ def export_hf(model: HookedTransformer, folder: str | os.PathLike[str]) -> Path:
 
 
 def parameter(model: HookedModel, name: str) -> Tensor:
-    """The live parameter to write into under ``torch.no_grad()``; stacked views such as ``model.W_out`` are copies.
+    """The live parameter to write into under ``torch.no_grad()`` (``model.W_out`` is a stacked copy).
 
     Raises:
         ModelError: the model has no parameter of this name.

@@ -30,8 +30,8 @@ _WRITERS: Final = {
 class Site:
     """One kind of state at one layer.
 
-    Kinds: ``resid`` (residual stream after the block), ``mlp`` and ``attn`` (what each adds to it), ``key`` (the
-    MLP's neurons, which ``W_out`` reads) and ``embed`` (token embeddings; the layer is 0).
+    Kinds: ``resid`` (residual stream after the block), ``mlp`` and ``attn`` (what each adds to it), ``key``
+    (the MLP's neurons, which ``W_out`` reads) and ``embed`` (token embeddings; the layer is 0).
 
     Raises:
         InputError: the kind is unknown.

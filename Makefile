@@ -1,0 +1,42 @@
+# Everything here works on a fresh machine with Python 3.11 or later: the first target makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full lint docs clean
+
+help:
+	@echo "make demo       trace, edit and score three facts; ends with the path of the report"
+	@echo "make test       the tests, without the slow ones"
+	@echo "make test-full  all tests"
+	@echo "make lint       ruff (rules and format) and mypy --strict"
+	@echo "make docs       build the documentation; warnings are errors"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "mechstyle needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/mechstyle study --out demo-report
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-full: $(READY)
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf .venv build dist site demo-report *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
