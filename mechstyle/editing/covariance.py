@@ -1,0 +1,200 @@
+"""Uncentred second moments of an MLP's keys over natural text, ``C = E[k kᵀ]``, streamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.progress import Progress
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mechstyle.editing.storage import load_tensors, save_tensors
+from mechstyle.errors import FileError, InputError, RangeError
+from mechstyle.models import HookedModel, provenance, resolve_bos
+from mechstyle.runs import capture
+from mechstyle.sites import Site, check_layer
+
+__all__ = ["Covariance", "CovarianceWarning", "covariance"]
+
+
+class CovarianceWarning(UserWarning):
+    """A covariance can be used, but is not all that it should be."""
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance(Mapping[int, Tensor]):
+    """Second moments by layer, fp64 ``[d_mlp, d_mlp]`` on the CPU, and what they were taken over.
+
+    Args:
+        count: number of key vectors that each moment averages.
+        provenance: model fingerprint, text hash and settings, as JSON values.
+
+    >>> moments[4].shape, moments.count  # doctest: +SKIP
+    (torch.Size([768, 768]), 50000)
+    """
+
+    matrices: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
+    count: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
+        return self.matrices[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.matrices)
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    def condition_number(self, layer: int) -> float:
+        """Largest over smallest eigenvalue, infinite when singular. Beyond about 1e12 expect a ridge."""
+        values = torch.linalg.eigvalsh(self[layer])
+        smallest, largest = float(values[0]), float(values[-1])
+        return largest / smallest if smallest > 0 else float("inf")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a safetensors file with a content hash.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        header = {"count": self.count, "provenance": dict(self.provenance)}
+        return save_tensors(path, "covariance", {str(layer): self[layer] for layer in self}, header)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Covariance:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileError: the file is missing, cut short, changed, or not a covariance.
+        """
+        tensors, header = load_tensors(path, "covariance")
+        if "count" not in header or "provenance" not in header or not all(name.isdigit() for name in tensors):
+            raise FileError(f"cannot read {path}: its covariance is incomplete. Save it again.")
+        matrices = {int(name): tensors[name] for name in sorted(tensors, key=int)}
+        return cls(matrices, int(header["count"]), header["provenance"])
+
+
+def covariance(
+    model: HookedModel,
+    texts: Iterable[str],
+    *,
+    layers: int | Sequence[int],
+    n_keys: int = 50_000,
+    prepend_bos: bool | None = None,
+    batch_size: int = 16,
+    max_positions: int = 256,
+    progress: bool = False,
+) -> Covariance:
+    """Average ``k kᵀ`` over the first ``n_keys`` keys of a text stream, for all layers in one pass.
+
+    A key is the MLP's activation at one token (BOS included when it is prepended; padding never). Products
+    are taken in the model's precision, fp32 at least, and summed in fp64. No more than one batch of texts is
+    held in memory.
+
+    Args:
+        texts: documents, read once and only as far as needed; empty ones are passed over.
+        n_keys: number of key vectors; about ``10 · d_mlp`` suffice.
+        prepend_bos: None means the model's default; edits should use the same.
+        max_positions: tokens that are read of each document, from its beginning.
+        progress: show a progress bar on the terminal.
+
+    Raises:
+        InputError: no layers, or texts that hold no token.
+        RangeError: a layer or number is out of range.
+
+    Warns:
+        CovarianceWarning: the texts hold fewer keys than asked for, or too few for a matrix of full rank.
+
+    Meng et al. 2022 (ROME), appendix E.1: ``C`` of eq. 2.
+
+    >>> moments = covariance(model, texts, layers=[4], n_keys=20_000)  # doctest: +SKIP
+    """
+    if isinstance(texts, str):
+        raise InputError("texts: expected an iterable of documents, got one string; pass [text].")
+    chosen = _check_layers(model, layers)
+    for name, number in (("n_keys", n_keys), ("batch_size", batch_size), ("max_positions", max_positions)):
+        if number < 1:
+            raise RangeError(f"{name}: expected 1 or more, got {number}.")
+    bos = resolve_bos(model, prepend_bos)
+    d_mlp = int(model.cfg.d_mlp)
+    sites = {layer: Site(layer, "key") for layer in chosen}
+    sums = {
+        layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64, device=model.cfg.device) for layer in chosen
+    }
+    count, n_texts, digest = 0, 0, hashlib.sha256()
+    stream = _documents(model, texts, n_keys, min(max_positions, model.cfg.n_ctx), bos)
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("second moments", total=n_keys)
+        while batch := list(islice(stream, batch_size)):
+            real = pad_sequence([torch.ones_like(ids) for _, ids in batch], batch_first=True)
+            tokens = pad_sequence([ids for _, ids in batch], batch_first=True)
+            states = capture(model, tokens, list(sites.values()), attention_mask=real)
+            for layer, site in sites.items():
+                keys = states[site][real.bool()]
+                keys = keys if keys.dtype == torch.float64 else keys.float()
+                sums[layer] += (keys.T @ keys).double()
+            for text, _ in batch:
+                digest.update(hashlib.sha256(text.encode()).digest())
+            count, n_texts = count + int(real.sum()), n_texts + len(batch)
+            bar.update(task, completed=count)
+    if count == 0:
+        raise InputError("texts: expected at least one document with text, got none.")
+    _warn_if_few(count, n_keys, d_mlp)
+    matrices = {layer: ((total + total.T) / (2 * count)).cpu() for layer, total in sums.items()}
+    settings = {"layers": list(chosen), "n_keys": n_keys, "prepend_bos": bos, "max_positions": max_positions}
+    found = {"count": count, "n_texts": n_texts, "text_sha256": digest.hexdigest()}
+    origin = {**provenance(model), "settings": {"method": "covariance", **settings, **found}}
+    return Covariance(matrices, count, origin)
+
+
+def _documents(
+    model: HookedModel, texts: Iterable[str], n_keys: int, width: int, bos: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Each text with its token ids, cut to ``width``, the last so that all add up to ``n_keys``."""
+    start = [model.tokenizer.bos_token_id] if bos else []
+    left = n_keys
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"texts: expected documents as text, got {type(text).__name__}.")
+        own = model.tokenizer(text, add_special_tokens=False, truncation=True, max_length=width)["input_ids"]
+        if not own:
+            continue
+        ids = [*start, *own][: min(width, left)]
+        left -= len(ids)
+        yield text, torch.tensor(ids, dtype=torch.long)
+        if left == 0:
+            return
+
+
+def _check_layers(model: HookedModel, layers: int | Sequence[int]) -> tuple[int, ...]:
+    listed = [layers] if isinstance(layers, int) else list(layers)
+    if not listed:
+        raise InputError("layers: expected at least one layer, got none.")
+    return tuple(sorted({check_layer(layer, model.cfg.n_layers, name="layers") for layer in listed}))
+
+
+def _warn_if_few(count: int, n_keys: int, d_mlp: int) -> None:
+    if count < d_mlp:
+        warnings.warn(
+            f"covariance: {count} keys cannot fill a matrix of rank d_mlp = {d_mlp}; a ridge will be "
+            f"needed to invert it. Give more text: about {10 * d_mlp} keys suffice.",
+            CovarianceWarning,
+            stacklevel=3,
+        )
+    elif count < n_keys:
+        warnings.warn(
+            f"covariance: the texts hold {count} keys, fewer than the n_keys = {n_keys} asked for. "
+            "Give more text, or a smaller n_keys.",
+            CovarianceWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,59 @@
+"""The change of one parameter as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechstyle.errors import InputError
+
+__all__ = ["WeightEdit"]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightEdit:
+    """A change of one parameter, kept as two factors in fp64 on the CPU: ``delta = left @ right``.
+
+    Args:
+        parameter: name as in ``model.named_parameters()``, such as ``"blocks.4.mlp.W_out"``.
+
+    Raises:
+        InputError: the factors do not fit together or hold NaN or infinity.
+
+    >>> WeightEdit("blocks.0.mlp.W_out", torch.ones(8, 1), torch.ones(1, 4)).delta().shape
+    torch.Size([8, 4])
+    """
+
+    parameter: str
+    left: Float[Tensor, "d_in rank"]
+    right: Float[Tensor, "rank d_out"]
+
+    def __post_init__(self) -> None:
+        if self.left.ndim != 2 or self.right.ndim != 2 or self.left.shape[1] != self.right.shape[0]:
+            raise InputError(
+                f"WeightEdit of {self.parameter}: expected factors [d_in, rank] and [rank, d_out], "
+                f"got {list(self.left.shape)} and {list(self.right.shape)}."
+            )
+        for name in ("left", "right"):
+            factor = getattr(self, name).detach().to("cpu", torch.float64, copy=True)
+            if not bool(torch.isfinite(factor).all()):
+                raise InputError(
+                    f"WeightEdit of {self.parameter}: {name} holds NaN or infinity; compute it again."
+                )
+            object.__setattr__(self, name, factor)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the parameter."""
+        return self.left.shape[0], self.right.shape[1]
+
+    def delta(self) -> Float[Tensor, "d_in d_out"]:
+        """Return the full change, fp64."""
+        return self.left @ self.right
+
+    def scaled(self, factor: float) -> WeightEdit:
+        """Return the same change, multiplied by a number."""
+        return replace(self, right=factor * self.right)
