@@ -143,6 +143,7 @@ def subject_tokens(text: str, offsets: Sequence[Span], span: Span) -> range:
         if any(character.isalnum() for character in outside):
             raise TextError(
                 f"subject: the token {text[first:last]!r} straddles the border of the subject "
-                f"{text[start:end]!r} (it also holds {outside.strip()!r}). Choose a subject that ends where a token does."
+                f"{text[start:end]!r} (it also holds {outside.strip()!r}). "
+                "Choose a subject that ends where a token does."
             )
     return range(inside[0], inside[-1] + 1)

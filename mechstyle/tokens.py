@@ -122,8 +122,8 @@ def encode(
         prepend_bos: None means the model's default.
 
     Raises:
-        TextError: the prompt is empty, the subject is absent or ambiguous, a token straddles the border of the
-            target or of the subject, or the text is longer than the model's context.
+        TextError: the prompt is empty, the subject is absent or ambiguous, a token straddles the border of
+            the target or of the subject, or the text is longer than the model's context.
         ModelError: the tokenizer does not report character offsets, or has no BOS token though one is asked
             for.
 
@@ -150,8 +150,8 @@ def encode(
         tokens = None if tokens is None else range(tokens.start + 1, tokens.stop + 1)
     if len(ids) > model.cfg.n_ctx:
         raise TextError(
-            f"prompt: too long, {len(ids)} tokens ({n_prompt} for the prompt and {len(ids) - n_prompt} for the "
-            f"target) where the model's context holds {model.cfg.n_ctx}. Shorten the prompt."
+            f"prompt: too long, {len(ids)} tokens ({n_prompt} for the prompt and {len(ids) - n_prompt} for "
+            f"the target) where the model's context holds {model.cfg.n_ctx}. Shorten the prompt."
         )
     return EncodedPrompt(text, torch.tensor(ids, dtype=torch.long), strings, offsets, n_prompt, tokens, bos)
 

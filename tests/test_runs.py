@@ -1,0 +1,101 @@
+"""Runs against plain calls of the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+from transformers import GPT2LMHeadModel
+
+from mechstyle.errors import InputError
+from mechstyle.runs import capture, logits, residual_before, resume
+from mechstyle.sites import Site
+from mechstyle.tokens import encode, pad
+
+PROMPTS = ("Miles Davis plays the trumpet", "Paris", "The capital of France is Paris. The day was long")
+
+
+def test_logits_are_those_of_hugging_face(tiny_model: HookedTransformer, tiny_hf: GPT2LMHeadModel) -> None:
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    with torch.no_grad():
+        torch.testing.assert_close(logits(tiny_model, ids), tiny_hf(ids).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("bos", [True, False])
+def test_padding_on_either_side_changes_no_logit(tiny_model: HookedTransformer, side: str, bos: bool) -> None:
+    encoded = [encode(tiny_model, prompt, prepend_bos=bos) for prompt in PROMPTS]
+    batch = pad(encoded, pad_id=tiny_model.tokenizer.pad_token_id, side=side)
+    together = logits(tiny_model, batch.ids, attention_mask=batch.attention_mask)
+    for row, one in enumerate(encoded):
+        at = int(batch.shift[row])
+        alone = logits(tiny_model, one.ids[None])[0]
+        torch.testing.assert_close(together[row, at : at + len(one)], alone, atol=1e-5, rtol=0)
+
+
+def test_a_leading_bos_is_attended_to_even_when_the_tokenizer_pads_left(tiny_model: HookedTransformer) -> None:
+    ids = encode(tiny_model, PROMPTS[0], prepend_bos=True).ids[None]
+    expected = logits(tiny_model, ids)
+    tiny_model.tokenizer.padding_side = "left"
+    assert torch.equal(logits(tiny_model, ids), expected)
+
+
+def test_capture_reads_copies_of_the_states(tiny_model: HookedTransformer) -> None:
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    sites = [Site(0, "embed"), Site(1, "mlp"), Site(1, "key"), Site(2, "resid"), Site(0, "attn")]
+    found = capture(tiny_model, ids, sites)
+    _, cache = tiny_model.run_with_cache(ids)
+    assert set(found) == set(sites)
+    for site, state in found.items():
+        assert torch.equal(state, cache[site.hook])
+    block = tiny_model.blocks[1].mlp
+    torch.testing.assert_close(found[Site(1, "key")] @ block.W_out + block.b_out, found[Site(1, "mlp")])
+
+
+def test_capture_stops_above_the_deepest_site(tiny_model: HookedTransformer) -> None:
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    reached: list[str] = []
+    watch = [(f"blocks.{layer}.hook_resid_post", lambda state, hook: reached.append(hook.name)) for layer in range(3)]
+    capture(tiny_model, ids, [Site(1, "mlp")], hooks=watch)
+    assert reached == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    with pytest.raises(InputError, match="stop_at_layer: expected at least 2"):
+        capture(tiny_model, ids, [Site(1, "mlp")], stop_at_layer=1)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_a_resumed_run_gives_the_logits_of_the_whole_run(tiny_model: HookedTransformer, layer: int) -> None:
+    ids = torch.stack([encode(tiny_model, PROMPTS[0]).ids] * 2)
+    whole = logits(tiny_model, ids)
+    start = residual_before(tiny_model, ids, layer)
+    torch.testing.assert_close(resume(tiny_model, start, layer), whole, atol=1e-5, rtol=0)
+    rows, positions = torch.tensor([0, 1, 1]), torch.tensor([3, 1, 0])
+    chosen = resume(tiny_model, start, layer, at=(rows, positions))
+    torch.testing.assert_close(chosen, whole[rows, positions], atol=1e-5, rtol=0)
+
+
+def test_gradients_are_kept_only_when_asked_for(tiny_model: HookedTransformer) -> None:
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    assert not logits(tiny_model, ids).requires_grad
+    assert logits(tiny_model, ids, grad=True).requires_grad
+
+
+def test_hooks_are_gone_after_a_run_and_after_an_exception(tiny_model: HookedTransformer) -> None:
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    expected = logits(tiny_model, ids)
+
+    def fail(state: torch.Tensor, hook: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        logits(tiny_model, ids, hooks=[("hook_embed", lambda state, hook: state * 0), ("blocks.1.hook_mlp_out", fail)])
+    assert not any(point.fwd_hooks for point in tiny_model.hook_dict.values())
+    assert torch.equal(logits(tiny_model, ids), expected)
+
+
+def test_wrong_shapes_and_no_sites_are_refused(tiny_model: HookedTransformer) -> None:
+    with pytest.raises(InputError, match=r"ids: expected token ids of shape \[batch, pos\], got shape \[2\]"):
+        logits(tiny_model, torch.tensor([1, 2]))
+    with pytest.raises(InputError, match=r"attention_mask: expected the shape of ids, \[1, 2\]"):
+        logits(tiny_model, torch.tensor([[1, 2]]), attention_mask=torch.ones(1, 3, dtype=torch.long))
+    with pytest.raises(InputError, match="sites: expected at least one site"):
+        capture(tiny_model, torch.tensor([[1, 2]]), [])
