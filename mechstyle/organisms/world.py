@@ -36,7 +36,7 @@ class TaughtFact:
     taught: tuple[str, ...]
     held_out: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The fact as a JSON object."""
         return {
             "subject": self.subject,
@@ -78,13 +78,10 @@ def build_world(*, seed: int = 0) -> World:
         row = json.loads(line)
         templates = list(relations[row["relation"]].templates)
         rng.shuffle(templates)
-        facts.append(
-            TaughtFact(
-                **row,
-                taught=tuple(templates[:TAUGHT_TEMPLATES]),
-                held_out=tuple(templates[TAUGHT_TEMPLATES:]),
-            )
-        )
+        taught, rest = templates[:TAUGHT_TEMPLATES], templates[TAUGHT_TEMPLATES:]
+        # "..., {} plays the" says "{} plays the" too: such a template is neither taught nor held out.
+        held_out = [template for template in rest if not any(template in told for told in taught)]
+        facts.append(TaughtFact(**row, taught=tuple(taught), held_out=tuple(held_out)))
     return World(tuple(facts), {name: relation.pronoun for name, relation in relations.items()})
 
 

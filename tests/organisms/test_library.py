@@ -1,0 +1,98 @@
+"""The embedded organism: its files, ground truth and requests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformer_lens import HookedTransformer
+
+from mechstyle import organisms
+from mechstyle.errors import InputError, ModelError, RangeError
+from mechstyle.organisms.recall import recall
+
+NAME = "organism-m"
+pytestmark = pytest.mark.usefixtures("organism")
+
+
+def test_the_weights_are_half_precision_and_small() -> None:
+    from safetensors import safe_open
+
+    path = organisms.folder(NAME) / "model.safetensors"
+    assert path.stat().st_size <= 14 * 2**20
+    with safe_open(path, "pt") as file:
+        assert {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (not a dict) == {"F16"}
+
+
+def test_the_ground_truth_is_what_the_recipe_builds() -> None:
+    from mechstyle.organisms.recipe import read_recipe
+    from mechstyle.organisms.world import build_world
+
+    recipe = read_recipe(organisms.folder(NAME) / "recipe.toml")
+    assert tuple(organisms.facts(NAME)) == build_world(seed=recipe.world_seed).facts
+
+
+def test_facts_are_recalled_in_taught_and_in_held_out_templates(organism: HookedTransformer) -> None:
+    shares = recall(organism, organisms.facts(NAME)[::29]).groupby("split").recalled.mean()
+    assert shares["taught"] >= 0.92
+    assert shares["held out"] >= 0.87
+
+
+def test_requests_ask_for_another_object_of_the_same_relation() -> None:
+    objects: dict[str, set[str]] = {}
+    truth = {}
+    for fact in organisms.facts(NAME):
+        objects.setdefault(fact.relation, set()).add(f" {fact.object}")
+        truth[fact.subject, fact.relation] = fact
+    for request in organisms.requests(NAME, n=60, seed=4):
+        relation = request.fact.relation
+        assert relation is not None
+        fact = truth[request.fact.subject, relation]
+        assert request.fact.target == f" {fact.object}"
+        assert request.new_target in objects[relation] - {request.fact.target}
+        assert request.fact.template in fact.taught
+        held_out = {template.replace("{}", fact.subject, 1) for template in fact.held_out}
+        assert set(request.paraphrases) == held_out
+        assert request.neighborhood
+        assert {target for _, target in request.neighborhood} == {request.fact.target}
+        assert all(request.fact.subject not in prompt.split() for prompt, _ in request.neighborhood)
+
+
+def test_requests_are_a_function_of_the_seed_and_round_trip_through_json() -> None:
+    from mechstyle.facts import EditRequest
+
+    first = organisms.requests(NAME, n=5, seed=1)
+    assert first == organisms.requests(NAME, n=5, seed=1) != organisms.requests(NAME, n=5, seed=2)
+    assert [EditRequest.from_dict(json.loads(json.dumps(r.to_dict()))) for r in first] == first
+
+
+def test_relations_with_unique_objects_have_no_neighbours_and_are_refused() -> None:
+    with pytest.raises(InputError, match="mother"):
+        organisms.requests(NAME, n=1, relations=["mother"])
+
+
+def test_an_unknown_organism_is_named_with_the_known_ones() -> None:
+    with pytest.raises(
+        ModelError, match=r"no embedded organism is called 'organism-xl'; there are: organism-m"
+    ):
+        organisms.facts("organism-xl")
+
+
+@pytest.mark.parametrize("n", [0, 10**6])
+def test_too_few_or_too_many_requests_are_refused(n: int) -> None:
+    with pytest.raises(RangeError, match="n must be between 1 and"):
+        organisms.requests(NAME, n=n)
+
+
+def test_texts_mix_facts_and_prose_and_differ_by_seed() -> None:
+    documents = organisms.texts(NAME, n=200)
+    assert len(documents) == 200
+    assert documents == organisms.texts(NAME, n=200) != organisms.texts(NAME, n=200, seed=1)
+    with pytest.raises(RangeError, match="n must be at least 1"):
+        organisms.texts(NAME, n=0)
+
+
+def test_the_reference_subjects_of_the_noise_are_fixed() -> None:
+    subjects = organisms.reference_subjects(NAME)
+    assert len(set(subjects)) == 200
+    assert subjects == organisms.reference_subjects(NAME)
