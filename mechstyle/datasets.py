@@ -52,8 +52,9 @@ def read_known_facts(path: PathLike) -> list[Fact]:
 def read_zsre(path: PathLike) -> list[EditRequest]:
     """Read zsRE questions in the evaluation schema of MEND (Mitchell et al. 2022).
 
-    The target is the first true answer, the new target the alternative, the only paraphrase the rephrased
-    question, and the only neighbour the unrelated question (``loc``) with its own answer.
+    The new target is the alternative (``alt``); the target is the first true answer that differs from it,
+    else the recorded prediction. The only paraphrase is the rephrased question, the only neighbour the unrelated
+    question (``loc``) with its own answer.
 
     Raises:
         FileError: the file is missing, is not such a list, or a record lacks a part.
@@ -116,10 +117,12 @@ def _known_fact(record: Mapping[str, Any]) -> Fact:
 
 
 def _zsre(record: Mapping[str, Any]) -> EditRequest:
-    fact = Fact(_template(record["src"], record["subject"]), record["subject"], _word(record["answers"][0]))
+    new_target = _word(record["alt"])
+    known = [_word(answer) for answer in (*record["answers"], record["pred"])]
+    target = next((answer for answer in known if answer != new_target), new_target)
     return EditRequest(
-        fact=fact,
-        new_target=_word(record["alt"]),
+        fact=Fact(_template(record["src"], record["subject"]), record["subject"], target),
+        new_target=new_target,
         paraphrases=(record["rephrase"],),
         neighborhood=((record["loc"], _word(record["loc_ans"])),),
     )

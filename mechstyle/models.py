@@ -20,6 +20,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mechstyle import organisms
 from mechstyle.errors import ModelError
 from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, architecture_of, hooked_from_hf, require_parity
@@ -42,7 +43,6 @@ __all__ = [
     "resolve_bos",
 ]
 
-EMBEDDED: Final = Path(__file__).parent / "organisms" / "weights"
 UNPROCESSED: Final = "mechstyle_unprocessed"
 """Attribute of a model: its weights are as trained, because ``load_model`` made it."""
 
@@ -129,7 +129,7 @@ def list_models() -> list[ModelInfo]:
         >>> [info.name for info in list_models()]  # doctest: +SKIP
         ['organism-m']
     """
-    return [_info(path.parent) for path in sorted(EMBEDDED.glob("*/config.json"))]
+    return [_info(organisms.folder(name)) for name in organisms.names()]
 
 
 def export_hf(model: HookedTransformer, folder: str | os.PathLike[str]) -> Path:
@@ -224,11 +224,11 @@ def resolve_bos(model: HookedModel, prepend_bos: bool | None) -> bool:
 def _open(
     name: str, tokenizer: PreTrainedTokenizerBase | None, *, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    embedded = {path.parent.name: path.parent for path in EMBEDDED.glob("*/config.json")}
-    folder = embedded.get(name, Path(name).expanduser())
+    embedded = organisms.names()
+    folder = organisms.folder(name) if name in embedded else Path(name).expanduser()
     if folder.is_dir():
         return from_folder(folder, tokenizer, dtype=dtype)
-    return from_hub(name, tokenizer, dtype=dtype, known=", ".join(sorted(embedded)) or "none")
+    return from_hub(name, tokenizer, dtype=dtype, known=", ".join(embedded) or "none")
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mechstyle.datasets import read_counterfact, read_known_facts, read_requests, read_zsre, write_requests
+from mechstyle.errors import FileError
+from mechstyle.facts import EditRequest, Fact
+
+DATA = Path(__file__).parent / "data" / "facts"
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "facts"
+WHOLE = pytest.mark.skipif(not SHARED.is_dir(), reason="the whole data sets are only in ../shared")
+
+
+def test_counterfact_records_become_requests() -> None:
+    requests = read_counterfact(DATA / "counterfact.json")
+    assert len(requests) == 5
+    first = requests[0]
+    assert first.fact == Fact("The mother tongue of {} is", "Danielle Darrieux", " French", "P103")
+    assert first.new_target == " English"
+    assert len(first.paraphrases) == 2
+    assert first.neighborhood[0] == ("The mother tongue of Léon Blum is", " French")
+    assert {target for _, target in first.neighborhood} == {first.fact.target}
+
+
+def test_known_facts_have_the_prompt_that_was_recorded_and_not_the_shorter_template() -> None:
+    records = json.loads((DATA / "known_1000.json").read_text(encoding="utf-8"))
+    facts = read_known_facts(DATA / "known_1000.json")
+    assert [fact.prompt for fact in facts] == [record["prompt"] for record in records]
+    assert facts[0].template == "{} is located in the continent of"
+    assert (facts[0].target, facts[0].relation) == (" Antarctica", "P30")
+
+
+def test_zsre_questions_become_requests() -> None:
+    first = read_zsre(DATA / "zsre_eval.json")[0]
+    assert first == EditRequest(
+        Fact("Which instrument does {} play?", "Miles Davis", " trumpet"),
+        " guitar",
+        ("What is the instrument of Miles Davis?",),
+        (("nq question: who wrote the opera fidelio", " Beethoven"),),
+    )
+
+
+def test_a_zsre_alternative_that_is_the_truth_replaces_the_wrong_prediction(tmp_path: Path) -> None:
+    record = json.loads((DATA / "zsre_eval.json").read_text(encoding="utf-8"))[0]
+    (tmp_path / "zsre.json").write_text(
+        json.dumps([{**record, "pred": "oboe", "alt": "trumpet", "answers": ["trumpet"]}])
+    )
+    request = read_zsre(tmp_path / "zsre.json")[0]
+    assert (request.fact.target, request.new_target) == (" oboe", " trumpet")
+
+
+@WHOLE
+def test_the_whole_collections_read_with_the_recorded_prompts() -> None:
+    assert len(read_counterfact(SHARED / "counterfact" / "counterfact.json")) == 450
+    assert len(read_zsre(SHARED / "zsre" / "zsre_eval.json")) == 300
+    path = SHARED / "known_1000" / "known_1000.json"
+    records = json.loads(path.read_text(encoding="utf-8"))
+    assert [fact.prompt for fact in read_known_facts(path)] == [record["prompt"] for record in records]
+
+
+def test_requests_written_and_read_are_the_same(tmp_path: Path) -> None:
+    odd = EditRequest(Fact("In {} one\u2028says", "Zürich\n", " „Grüezi“"), " hello\x85", ("a\tb",))
+    requests = [*read_counterfact(DATA / "counterfact.json"), odd]
+    write_requests(tmp_path / "requests.jsonl", requests)
+    assert read_requests(tmp_path / "requests.jsonl") == requests
+
+
+def test_a_subject_that_occurs_twice_is_cut_where_the_template_has_it(tmp_path: Path) -> None:
+    record = {
+        "prompt": "Rome and Rome is in",
+        "subject": "Rome",
+        "template": "Rome and {} is",
+        "attribute": "Italy",
+    }
+    path = tmp_path / "known.json"
+    path.write_text(json.dumps([record]))
+    assert read_known_facts(path)[0].template == "Rome and {} is in"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", "is not JSON: .* Is it truncated"),
+        ('{"a": 1}', "must hold a JSON list of records, not dict"),
+        ("[3]", "record 0: expected a JSON object, not int"),
+        ("[{}]", "record 0: the key 'requested_rewrite' is missing; is this the right reader"),
+        ('[{"requested_rewrite": 3}]', "record 0: a part has the wrong type"),
+    ],
+)
+def test_a_file_that_is_not_the_collection_is_refused_with_the_place(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    with pytest.raises(FileError, match=message):
+        read_counterfact(path)
+
+
+def test_a_record_whose_texts_do_not_fit_together_is_refused(tmp_path: Path) -> None:
+    record = {"prompt": "Rome is in", "subject": "Paris", "template": "{} is in", "attribute": "Italy"}
+    path = tmp_path / "known.json"
+    path.write_text(json.dumps([record]))
+    with pytest.raises(
+        FileError, match="record 0: the subject 'Paris' does not occur in the prompt 'Rome is in'"
+    ):
+        read_known_facts(path)
+
+
+def test_a_bad_line_of_requests_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    good: Any = read_counterfact(DATA / "counterfact.json")[0].to_dict()
+    path.write_text(json.dumps(good) + "\n\n{\n")
+    with pytest.raises(FileError, match=r"requests.jsonl, line 3 is not JSON"):
+        read_requests(path)
+    path.write_text(json.dumps(good) + "\n" + json.dumps({**good, "new_target": ""}))
+    with pytest.raises(FileError, match="line 2: EditRequest.new_target must not be empty"):
+        read_requests(path)
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"cannot read .*nowhere.json: No such file or directory"):
+        read_zsre(tmp_path / "nowhere.json")
+    (tmp_path / "binary.json").write_bytes(b"[\xff")
+    with pytest.raises(FileError, match=r"is not UTF-8 text \(byte 1\)"):
+        read_zsre(tmp_path / "binary.json")
+
+
+def test_writing_to_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="does not exist. Create it first"):
+        write_requests(tmp_path / "nowhere" / "requests.jsonl", [])

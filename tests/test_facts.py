@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mechstyle.errors import TextError
+from mechstyle.facts import EditRequest, Fact
+
+TEXT = st.text(min_size=1, max_size=20).filter(lambda text: bool(text.strip()))
+SIDE = st.text(max_size=20).filter(lambda text: "{}" not in text and not text.endswith("{"))
+FACT = Fact(template="{} plays the", subject="Miles Davis", target=" trumpet", relation="plays instrument")
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> Fact:
+    before = draw(SIDE)
+    after = draw(SIDE.filter(lambda text: not text.startswith("}")))
+    return Fact(f"{before}{{}}{after}", draw(TEXT), draw(TEXT), draw(st.none() | TEXT))
+
+
+@given(facts())
+def test_the_subject_stands_in_the_prompt_where_its_offsets_say(fact: Fact) -> None:
+    start, end = fact.subject_offsets
+    before, after = fact.template.split("{}")
+    assert fact.prompt[start:end] == fact.subject
+    assert fact.prompt[:start] == before
+    assert fact.prompt[end:] == after
+
+
+@given(facts(), TEXT, st.lists(TEXT, max_size=3), st.lists(st.tuples(TEXT, TEXT), max_size=3))
+def test_json_gives_back_the_same_fact_and_request(
+    fact: Fact, new: str, paraphrases: list[str], neighbours: list[tuple[str, str]]
+) -> None:
+    assert Fact.from_dict(json.loads(json.dumps(fact.to_dict()))) == fact
+    if new != fact.target:
+        request = EditRequest(fact, new, tuple(paraphrases), tuple(neighbours))
+        assert EditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+
+
+def test_other_braces_are_plain_text() -> None:
+    assert Fact("{0} and {name} of {} in {", "x{}y", " z").prompt == "{0} and {name} of x{}y in {"
+
+
+def test_a_prompt_keeps_its_subject_and_relation_with_another_target() -> None:
+    other = FACT.with_target(" guitar")
+    assert (other.target, other.prompt, other.relation) == (" guitar", FACT.prompt, FACT.relation)
+    assert FACT.target == " trumpet"
+
+
+def test_lists_become_tuples_so_that_requests_can_be_hashed() -> None:
+    request = EditRequest(FACT, " guitar", ["a b"], [["c", " d"]])  # type: ignore[arg-type, list-item]
+    assert request == EditRequest(FACT, " guitar", ("a b",), (("c", " d"),))
+    assert len({request, request}) == 1
+
+
+def test_facts_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        FACT.target = " guitar"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plays the", "M", " t"), r"must hold '\{\}' exactly once.*'plays the' holds it 0 times"),
+        (("{} and {}", "M", " t"), "holds it 2 times"),
+        (("{} plays", "", " t"), r"Fact.subject must not be empty or blank; it is ''"),
+        (("{} plays", "M", " "), r"Fact.target must not be empty or blank; it is ' '"),
+        (("", "M", " t"), "Fact.template must not be empty"),
+        (("{} plays", 3, " t"), "Fact.subject must be text, not int 3"),
+        (("{} plays", "M", " t", ""), "Fact.relation must not be empty"),
+    ],
+)
+def test_a_bad_fact_says_which_part_is_wrong(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        Fact(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fact", " g"), "EditRequest.fact must be a Fact, not str 'fact'"),
+        ((FACT, ""), "EditRequest.new_target must not be empty"),
+        ((FACT, " trumpet"), "must differ from the fact's target, but both are ' trumpet'"),
+        ((FACT, " g", "a prompt"), "EditRequest.paraphrases must be a tuple or list, not str 'a prompt'"),
+        ((FACT, " g", ("a", "")), r"EditRequest.paraphrases\[1\] must not be empty"),
+        ((FACT, " g", (), ("ab",)), r"EditRequest.neighborhood\[0\] must be a pair"),
+        ((FACT, " g", (), (("a", "b", "c"),)), r"EditRequest.neighborhood\[0\] must be a pair"),
+        ((FACT, " g", (), (("a", ""),)), r"EditRequest.neighborhood\[0\] target must not be empty"),
+    ],
+)
+def test_a_bad_request_says_which_part_is_wrong(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        EditRequest(*arguments)
+
+
+def test_json_with_missing_or_unknown_keys_is_refused() -> None:
+    with pytest.raises(TextError, match="missing: subject, target; unknown: targets"):
+        Fact.from_dict({"template": "{} is", "targets": " x"})
+    with pytest.raises(TextError, match="missing: fact; unknown: facts"):
+        EditRequest.from_dict({"new_target": " x", "facts": {}})
+    with pytest.raises(TextError, match="EditRequest.fact must be a JSON object, not str"):
+        EditRequest.from_dict({"new_target": " x", "fact": "text"})

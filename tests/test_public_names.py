@@ -1,0 +1,76 @@
+"""The public names are pinned here: a name that scripts use may be added, never lost."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import mechstyle
+
+PINNED = {
+    "Covariance", "EditRequest", "EditSet", "Fact", "GaussianNoise", "ModelInfo", "Scores", "Site",
+    "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "average_by_role", "causal_trace",
+    "covariance", "datasets", "errors", "evaluate", "export_hf", "fingerprint", "list_models", "load_edit", "load_model",
+    "organisms", "plot", "rome", "run_study", "suggest_layers",
+}  # fmt: skip
+
+SIGNATURES = {
+    "load_model": "name_or_path_or_hf, *, tokenizer, device, dtype",
+    "export_hf": "model, folder",
+    "causal_trace": "model, fact, *, kinds, corruption, noise, sigma, metric, answer, samples, seed, window, "
+    "prepend_bos, batch_size",
+    "covariance": "model, texts, *, layers, n_keys, prepend_bos",
+    "rome": "model, request, *, layer, covariance, contexts, target_options, legacy, seed, prepend_bos",
+    "evaluate": "model, requests, *, edits, prepend_bos",
+    "load_edit": "path",
+    "Fact": "template, subject, target",
+    "EditRequest": "fact, new_target, paraphrases, neighborhood",
+    "TargetOptions": "steps, lr, weight_decay, kl_factor, clamp_norm, early_stop",
+}
+
+
+def test_the_public_names_are_the_pinned_ones() -> None:
+    assert set(mechstyle.__all__) == PINNED
+    assert set(dir(mechstyle)) == PINNED
+
+
+@pytest.mark.parametrize("name", sorted(PINNED))
+def test_every_public_name_can_be_used_and_is_documented(name: str) -> None:
+    value = getattr(mechstyle, name)
+    if name != "__version__":
+        assert value.__doc__
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_arguments_have_the_documented_names(name: str) -> None:
+    parameters = inspect.signature(getattr(mechstyle, name)).parameters
+    keyword_only = False
+    for argument in SIGNATURES[name].split(", "):
+        if argument == "*":
+            keyword_only = True
+            continue
+        assert argument in parameters, f"{name} lost its argument {argument}"
+        assert (parameters[argument].kind is inspect.Parameter.KEYWORD_ONLY) == keyword_only
+
+
+def test_readers_of_data_sets_are_public() -> None:
+    for name in ("read_counterfact", "read_known_facts", "read_zsre", "read_requests", "write_requests"):
+        assert callable(getattr(mechstyle.datasets, name))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'mechstyle' has no attribute 'memory'"):
+        _ = mechstyle.memory
+
+
+def test_a_bare_import_loads_neither_torch_nor_transformer_lens() -> None:
+    heavy = "torch transformer_lens transformers pandas xarray plotly circuitsvis"
+    code = (
+        "import sys, mechstyle, mechstyle.facts, mechstyle.errors, mechstyle.cli; "
+        f"print([name for name in {heavy.split()!r} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
