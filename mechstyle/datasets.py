@@ -53,8 +53,8 @@ def read_zsre(path: PathLike) -> list[EditRequest]:
     """Read zsRE questions in the evaluation schema of MEND (Mitchell et al. 2022).
 
     The new target is the alternative (``alt``); the target is the first true answer that differs from it,
-    else the recorded prediction. The only paraphrase is the rephrased question, the only neighbour the unrelated
-    question (``loc``) with its own answer.
+    else the recorded prediction. The only paraphrase is the rephrased question, the only neighbour the
+    unrelated question (``loc``) with its own answer.
 
     Raises:
         FileError: the file is missing, is not such a list, or a record lacks a part.
