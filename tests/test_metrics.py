@@ -22,17 +22,26 @@ def random_logits(*shape: int) -> torch.Tensor:
 
 
 def test_the_answers_logprob_is_the_sum_over_its_tokens() -> None:
-    logits, ids = random_logits(3, 6, 11), torch.randint(0, 11, (3, 6), generator=torch.Generator().manual_seed(1))
+    logits, ids = (
+        random_logits(3, 6, 11),
+        torch.randint(0, 11, (3, 6), generator=torch.Generator().manual_seed(1)),
+    )
     expected = [
-        sum(float(torch.log_softmax(logits[row, at - 1], -1)[ids[row, at]]) for at in (4, 5)) for row in range(3)
+        sum(float(torch.log_softmax(logits[row, at - 1], -1)[ids[row, at]]) for at in (4, 5))
+        for row in range(3)
     ]
     assert answer_logprobs(logits, ids, 4).tolist() == pytest.approx(expected, abs=1e-12)
-    assert answer_logprobs(logits, ids, 4, reduce="mean").tolist() == pytest.approx(np.array(expected) / 2, abs=1e-12)
+    assert answer_logprobs(logits, ids, 4, reduce="mean").tolist() == pytest.approx(
+        np.array(expected) / 2, abs=1e-12
+    )
     assert answer_probs(logits, ids, 4).tolist() == pytest.approx(np.exp(expected), abs=1e-12)
 
 
 def test_each_row_may_have_its_own_answer() -> None:
-    logits, ids = random_logits(2, 6, 11), torch.randint(0, 11, (2, 6), generator=torch.Generator().manual_seed(1))
+    logits, ids = (
+        random_logits(2, 6, 11),
+        torch.randint(0, 11, (2, 6), generator=torch.Generator().manual_seed(1)),
+    )
     starts, stops = torch.tensor([2, 4]), torch.tensor([5, 6])
     together = answer_logprobs(logits, ids, starts, stop=stops, reduce="mean")
     alone = [

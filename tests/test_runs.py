@@ -33,7 +33,9 @@ def test_padding_on_either_side_changes_no_logit(tiny_model: HookedTransformer, 
         torch.testing.assert_close(together[row, at : at + len(one)], alone, atol=1e-5, rtol=0)
 
 
-def test_a_leading_bos_is_attended_to_even_when_the_tokenizer_pads_left(tiny_model: HookedTransformer) -> None:
+def test_a_leading_bos_is_attended_to_even_when_the_tokenizer_pads_left(
+    tiny_model: HookedTransformer,
+) -> None:
     ids = encode(tiny_model, PROMPTS[0], prepend_bos=True).ids[None]
     expected = logits(tiny_model, ids)
     tiny_model.tokenizer.padding_side = "left"
@@ -55,7 +57,10 @@ def test_capture_reads_copies_of_the_states(tiny_model: HookedTransformer) -> No
 def test_capture_stops_above_the_deepest_site(tiny_model: HookedTransformer) -> None:
     ids = encode(tiny_model, PROMPTS[0]).ids[None]
     reached: list[str] = []
-    watch = [(f"blocks.{layer}.hook_resid_post", lambda state, hook: reached.append(hook.name)) for layer in range(3)]
+    watch = [
+        (f"blocks.{layer}.hook_resid_post", lambda state, hook: reached.append(hook.name))
+        for layer in range(3)
+    ]
     capture(tiny_model, ids, [Site(1, "mlp")], hooks=watch)
     assert reached == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
     with pytest.raises(InputError, match="stop_at_layer: expected at least 2"):
@@ -87,7 +92,11 @@ def test_hooks_are_gone_after_a_run_and_after_an_exception(tiny_model: HookedTra
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        logits(tiny_model, ids, hooks=[("hook_embed", lambda state, hook: state * 0), ("blocks.1.hook_mlp_out", fail)])
+        logits(
+            tiny_model,
+            ids,
+            hooks=[("hook_embed", lambda state, hook: state * 0), ("blocks.1.hook_mlp_out", fail)],
+        )
     assert not any(point.fwd_hooks for point in tiny_model.hook_dict.values())
     assert torch.equal(logits(tiny_model, ids), expected)
 

@@ -15,7 +15,22 @@ from mechstyle.tokens import ROLES, EncodedPrompt, encode, encode_fact, find_sub
 
 FACT = Fact(template="{} plays the", subject="Miles Davis", target=" trumpet")
 WORDS = st.sampled_from(
-    ["Miles", "Davis", "plays", "the", "Zürich", "Дарьё", "東京", "é", "😀", "👩🏽", "x1", "O'Neil", "J.", "naïve"]
+    [
+        "Miles",
+        "Davis",
+        "plays",
+        "the",
+        "Zürich",
+        "Ивё",
+        "東京",
+        "é",
+        "😀",
+        "👩🏽",
+        "x1",
+        "O'Neil",
+        "J.",
+        "naïve",
+    ]
 )
 
 
@@ -41,7 +56,7 @@ def brute_force_span(model: HookedTransformer, encoded: EncodedPrompt, start: in
 
 
 def _bytes_to_pieces() -> dict[int, str]:
-    """The byte-level alphabet of GPT-2: printable Latin-1 bytes stand for themselves, the others are shifted."""
+    """The byte-level alphabet of GPT-2: printable Latin-1 bytes are themselves, others shifted."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
@@ -51,7 +66,7 @@ def _bytes_to_pieces() -> dict[int, str]:
 @given(
     before=st.lists(WORDS, max_size=2),
     subject=st.lists(WORDS, min_size=1, max_size=2),
-    after=st.lists(WORDS, max_size=2),
+    after=st.lists(WORDS, max_size=1),
     trailing=st.sampled_from(["", " ", "  "]),
     target=st.sampled_from(["", " trumpet", " Zürich 東京"]),
     bos=st.booleans(),
@@ -75,7 +90,10 @@ def test_the_subject_span_is_what_a_search_over_bytes_finds(
     assert list(encoded.subject) == brute_force_span(model, encoded, start, end)
     assert model.tokenizer.decode(encoded.ids[int(bos) :]) == encoded.text
     assert model.tokenizer.decode(encoded.target_ids) == target
-    assert model.tokenizer.decode(encoded.ids[encoded.subject.start : encoded.subject.stop]).strip() == fact.subject
+    assert (
+        model.tokenizer.decode(encoded.ids[encoded.subject.start : encoded.subject.stop]).strip()
+        == fact.subject
+    )
 
     other = encode(model, "Rome is the capital of Italy. " * 3, prepend_bos=bos)
     batch = pad([encoded, other], pad_id=0, side=side)
@@ -130,12 +148,19 @@ def test_subjects_are_found_at_the_start_inside_and_at_the_end(
 
 def test_roles_name_every_prompt_token(model: HookedTransformer) -> None:
     encoded = encode(
-        model, "The instrument of Miles Davis is the", target=" trumpet", subject="Miles Davis", prepend_bos=True
+        model,
+        "The instrument of Miles Davis is the",
+        target=" trumpet",
+        subject="Miles Davis",
+        prepend_bos=True,
     )
     assert encoded.subject is not None
     first, last = encoded.subject[0], encoded.subject[-1]
     expected = ["bos", *["before subject"] * (first - 1), "first subject token"]
-    expected += ["middle subject tokens"] * (last - first - 1) + ["last subject token", "first subsequent token"]
+    expected += ["middle subject tokens"] * (last - first - 1) + [
+        "last subject token",
+        "first subsequent token",
+    ]
     expected += ["further tokens"] * (encoded.n_prompt - last - 3) + ["last prompt token"]
     assert list(encoded.roles) == expected
     assert set(encoded.roles) <= set(ROLES)
@@ -177,10 +202,12 @@ def test_a_context_needs_exactly_one_pair_of_braces(model: HookedTransformer) ->
             encode_fact(model, FACT, template=context)
 
 
-def test_trimmed_offsets_give_the_same_tokens(_loaded_tiny: HookedTransformer, tiny_model: HookedTransformer) -> None:
+def test_trimmed_offsets_give_the_same_tokens(
+    model: HookedTransformer, tiny_model: HookedTransformer
+) -> None:
     tiny_model.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     for text in ("The instrument of Miles Davis is the", "a  b   Miles Davis  plays"):
-        trimmed, plain = (encode(one, text, subject="Miles Davis") for one in (tiny_model, _loaded_tiny))
+        trimmed, plain = (encode(one, text, subject="Miles Davis") for one in (tiny_model, model))
         assert trimmed.offsets == plain.offsets
         assert trimmed.subject == plain.subject
 
@@ -203,7 +230,9 @@ def test_a_token_across_the_subject_border_is_refused(model: HookedTransformer) 
 
 
 def test_too_long_a_text_is_refused_with_its_token_counts(model: HookedTransformer) -> None:
-    with pytest.raises(TextError, match=r"too long, 71 tokens \(70 for the prompt and 1 for the target\) .* 64"):
+    with pytest.raises(
+        TextError, match=r"too long, 71 tokens \(70 for the prompt and 1 for the target\) .* 64"
+    ):
         encode(model, "the" + " the" * 69, target=" the")
 
 

@@ -142,7 +142,8 @@ def suggest_layers(
                 reason=(
                     f"Layer {layer} has {place} mean indirect effect of the MLP (window of {window}) "
                     f"at the last subject token: {mean[layer]:.3g}, {level:.0%} interval {low[layer]:.3g} "
-                    f"to {high[layer]:.3g} over {len(effects)} {unit}; the peak in {share[layer]:.0%} of resamples.{doubt}"
+                    f"to {high[layer]:.3g} over {len(effects)} {unit}; "
+                    f"the peak in {share[layer]:.0%} of resamples.{doubt}"
                 ),
             )
         )

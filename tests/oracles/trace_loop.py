@@ -22,7 +22,9 @@ HOOKS = {
 Edit = Callable[[Tensor], None]
 
 
-def run(model: HookedTransformer, ids: list[int], edits: Sequence[tuple[str, Edit]]) -> tuple[Tensor, dict[str, Tensor]]:
+def run(
+    model: HookedTransformer, ids: list[int], edits: Sequence[tuple[str, Edit]]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits [pos, vocab] and all states of one sequence, each edit made in its turn on its own state."""
     states: dict[str, Tensor] = {}
     names = [name.format(layer) for name in HOOKS.values() for layer in range(model.cfg.n_layers)]

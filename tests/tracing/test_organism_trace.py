@@ -9,7 +9,9 @@ from mechstyle import organisms
 from mechstyle.tracing import average_by_role, causal_trace, suggest_layers
 
 
-def test_a_known_fact_is_destroyed_by_noise_and_restored_by_the_last_state(organism: HookedTransformer) -> None:
+def test_a_known_fact_is_destroyed_by_noise_and_restored_by_the_last_state(
+    organism: HookedTransformer,
+) -> None:
     facts = [request.fact for request in organisms.requests("organism-m", n=3, seed=0)]
     traces = [causal_trace(organism, fact, kinds=("resid", "mlp"), samples=4) for fact in facts]
     for trace in traces:
