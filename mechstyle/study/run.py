@@ -1,0 +1,271 @@
+"""The stages of a study, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from mechstyle import organisms
+from mechstyle.datasets import write_requests
+from mechstyle.documents import Documents, documents_for
+from mechstyle.editing.covariance import Covariance, covariance
+from mechstyle.editing.edit import EditSet
+from mechstyle.editing.keys import sample_contexts
+from mechstyle.editing.methods import rome
+from mechstyle.errors import FileError, InputError
+from mechstyle.evaluation.generation import complete
+from mechstyle.evaluation.scores import Scores, evaluate
+from mechstyle.facts import EditRequest
+from mechstyle.models import HookedModel, fingerprint, load_model, parameter, provenance, resolve_bos
+from mechstyle.outputs import output_folder
+from mechstyle.report.record import Completion, FactResult, Report
+from mechstyle.report.write import write_report
+from mechstyle.sites import check_layer
+from mechstyle.study.config import StudyConfig, command_line
+from mechstyle.study.layer import choose_layer
+from mechstyle.tokens import encode_fact
+from mechstyle.tracing.aggregate import average_by_role
+from mechstyle.tracing.causal_trace import causal_trace, default_window
+from mechstyle.tracing.trace import Trace
+
+__all__ = ["run_study"]
+
+NEW_TOKENS = 10
+REQUESTS = "requests.jsonl"
+
+
+def run_study(config: StudyConfig, *, progress: bool = False) -> Report:
+    """Trace each fact, choose a layer, write each fact by ROME on its own, score, complete and report.
+
+    Writes ``report.html``, ``results.json``, ``edit.safetensors``, ``trace.nc`` and ``requests.jsonl`` into
+    ``config.out``; edits and traces of the second and later facts are ``edit-2.safetensors``, ``trace-2.nc`` and
+    so on. A trace that an earlier, perhaps interrupted, study left there is used again when model, fact and
+    settings are the same. The model is unchanged.
+
+    Args:
+        progress: show the stages on stderr.
+
+    Raises:
+        InputError: something in the configuration cannot be used; nothing was computed.
+        WorkError: a part of the work failed.
+
+    Example:
+        >>> run_study(StudyConfig(out=Path("study"), model="organism-m")).html  # doctest: +SKIP
+        PosixPath('study/report.html')
+    """
+    begun = time.monotonic()
+    requests = _requests(config)
+    documents = documents_for(config.model, config.text, seed=config.seed)
+    folder = output_folder(config.out)
+    write_requests(folder / REQUESTS, requests)
+    with _stages(progress, total=len(requests) * 2 + 4) as stage:
+        stage(f"loading {config.model}")
+        model = load_model(config.model)
+        bos = _check(model, config, requests)
+        traces = []
+        for index, request in enumerate(requests):
+            stage(f"tracing {request.fact.prompt!r}")
+            traces.append(_trace(model, request, config, bos, folder / _numbered("trace.nc", index)))
+        choice = choose_layer(config.model, traces, given=config.layer)
+        stage(f"second moments of layer {choice.layer}")
+        moments = covariance(
+            model, documents.texts, layers=[choice.layer], n_keys=config.n_keys, prepend_bos=bos
+        )
+        contexts = sample_contexts(model, config.seed)
+        edits = []
+        for request in requests:
+            stage(f"writing {request.fact.prompt!r} ->{request.new_target!r}")
+            edits.append(
+                rome(
+                    model,
+                    request,
+                    layer=choice.layer,
+                    covariance=moments,
+                    contexts=contexts,
+                    seed=config.seed,
+                    prepend_bos=bos,
+                )
+            )
+        stage("scoring")
+        scores = evaluate(
+            model, requests, edits=edits, prepend_bos=bos, perplexity_texts=list(documents.held_out) or None
+        )
+        stage("completing and reporting")
+        results = [
+            _result(model, index, traces[index], edit, scores, folder, bos)
+            for index, edit in enumerate(edits)
+        ]
+        report = Report(
+            folder=folder,
+            model=config.model,
+            shape=_shape(model),
+            facts=tuple(results),
+            choice=choice,
+            roles=average_by_role(traces),
+            scores=scores,
+            covariance=_moments_record(moments, choice.layer, documents),
+            provenance=provenance(model, **_settings(config, bos, traces[0])),
+            command=command_line(config, requests=folder / REQUESTS),
+            seconds=time.monotonic() - begun,
+        )
+        write_report(report)
+    return report
+
+
+def _requests(config: StudyConfig) -> tuple[EditRequest, ...]:
+    if config.requests:
+        return config.requests
+    if config.model not in organisms.names():
+        raise InputError(
+            f"requests: {config.model!r} brings no facts of its own; name one with --prompt, --subject, --target "
+            "and --new, or several with --requests FILE."
+        )
+    return tuple(organisms.requests(config.model, n=config.n_facts, seed=config.seed))
+
+
+def _check(model: HookedModel, config: StudyConfig, requests: Sequence[EditRequest]) -> bool:
+    """Everything that the model can tell about the input before the work begins."""
+    bos = resolve_bos(model, config.prepend_bos)
+    if config.layer is not None:
+        check_layer(config.layer, model.cfg.n_layers)
+    for request in requests:
+        for target in (request.fact.target, request.new_target):
+            encode_fact(model, request.fact, target=target, prepend_bos=bos)
+    return bos
+
+
+def _trace(model: HookedModel, request: EditRequest, config: StudyConfig, bos: bool, path: Path) -> Trace:
+    wanted = {
+        "fact": request.fact.to_dict(),
+        "samples": config.samples,
+        "seed": config.seed,
+        "prepend_bos": bos,
+        "metric": "prob",
+        "window": default_window(model.cfg.n_layers) if config.window is None else config.window,
+    }
+    if path.is_file():
+        old = _readable(path)
+        if (
+            old is not None
+            and old.provenance["fingerprint"] == fingerprint(model)
+            and all(old.settings[name] == value for name, value in wanted.items())
+            and old.settings["noise"]["multiple"] == config.noise
+            and not old.settings["active_edits"]
+        ):
+            return old
+    found = causal_trace(
+        model,
+        request.fact,
+        noise=config.noise,
+        samples=config.samples,
+        seed=config.seed,
+        window=config.window,
+        prepend_bos=bos,
+    )
+    found.save(path)
+    return found
+
+
+def _readable(path: Path) -> Trace | None:
+    """The trace in a file, or None when the file is damaged and the work must be done again."""
+    try:
+        return Trace.load(path)
+    except FileError:
+        return None
+
+
+def _result(
+    model: HookedModel, index: int, trace: Trace, edit: EditSet, scores: Scores, folder: Path, bos: bool
+) -> FactResult:
+    request = edit.requests[0]
+    prompts = [request.fact.prompt, *request.paraphrases]
+    before = complete(model, prompts, n_tokens=NEW_TOKENS, prepend_bos=bos)
+    with edit.applied(model):
+        after = complete(model, prompts, n_tokens=NEW_TOKENS, prepend_bos=bos)
+    name = edit.parameters[0]
+    path = edit.save(folder / _numbered("edit.safetensors", index))
+    kinds = ["rewrite", *("paraphrase" for _ in request.paraphrases)]
+    return FactResult(
+        request=request,
+        trace=trace,
+        edit=edit,
+        frame=scores.frame[scores.frame["request"] == index].reset_index(drop=True),
+        completions=tuple(
+            Completion(cast(Any, kind), *texts)
+            for kind, *texts in zip(kinds, prompts, before, after, strict=True)
+        ),
+        norms=(_norm(edit.delta(name)), _norm(parameter(model, name))),
+        trace_file=_numbered("trace.nc", index),
+        edit_file=path.name,
+        edit_bytes=path.stat().st_size,
+    )
+
+
+def _norm(weights: torch.Tensor) -> float:
+    return float(torch.linalg.matrix_norm(weights.detach().double().cpu()))
+
+
+def _numbered(name: str, index: int) -> str:
+    """``edit.safetensors`` for the first fact, ``edit-2.safetensors`` for the second."""
+    path = Path(name)
+    return name if index == 0 else f"{path.stem}-{index + 1}{path.suffix}"
+
+
+def _shape(model: HookedModel) -> dict[str, int]:
+    n_params = sum(weight.numel() for _, weight in model.named_parameters())
+    return {
+        "n_layers": int(model.cfg.n_layers),
+        "d_model": int(model.cfg.d_model),
+        "d_mlp": int(model.cfg.d_mlp),
+        "n_params": n_params,
+    }
+
+
+def _moments_record(moments: Covariance, layer: int, documents: Documents) -> dict[str, Any]:
+    condition = moments.condition_number(layer)
+    return {
+        "source": documents.source,
+        "count": moments.count,
+        "condition_number": condition if condition != float("inf") else None,
+        "text_sha256": moments.provenance["settings"]["text_sha256"],
+        "perplexity_texts": len(documents.held_out),
+    }
+
+
+def _settings(config: StudyConfig, bos: bool, trace: Trace) -> dict[str, Any]:
+    return {
+        "seed": config.seed,
+        "samples": config.samples,
+        "noise": trace.settings["noise"],
+        "window": trace.settings["window"],
+        "prepend_bos": bos,
+        "n_keys": config.n_keys,
+        "method": "rome",
+        "new_tokens": NEW_TOKENS,
+    }
+
+
+@contextmanager
+def _stages(shown: bool, *, total: int) -> Iterator[Any]:
+    """A function that names the stage that begins, drawn as one line on stderr."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("[{task.completed:.0f}/{task.total:.0f}] {task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+        task = bar.add_task("starting", total=total)
+        state = {"begun": False}
+
+        def stage(name: str) -> None:
+            bar.update(task, description=name.replace("[", r"\["), advance=1 if state["begun"] else 0)
+            state["begun"] = True
+
+        yield stage
