@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ ARCHITECTURE_FIELDS: Final = (
 ).split()
 
 
+@runtime_checkable
 class HookedModel(Protocol):
     """What the rest of the library asks of a model; ``transformer_lens.HookedTransformer`` has it."""
 
