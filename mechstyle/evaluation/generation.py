@@ -1,0 +1,125 @@
+"""What a model writes by itself after a prompt, greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mechstyle.errors import InputError, TextError
+from mechstyle.evaluation.answers import length_buckets, require_positive
+from mechstyle.models import HookedModel
+from mechstyle.runs import logits
+from mechstyle.tokens import EncodedPrompt, encode
+
+__all__ = ["begins_with", "complete", "continue_encoded", "encode_prompts"]
+
+
+def complete(
+    model: HookedModel,
+    prompts: Sequence[str],
+    n_tokens: int,
+    *,
+    prepend_bos: bool | None = None,
+    batch_size: int = 32,
+) -> list[str]:
+    """Continue prompts with the most probable token, again and again; whole sequences are run for each token.
+
+    Args:
+        n_tokens: how many tokens to write; a completion ends earlier before the end-of-text token.
+        prepend_bos: None means the model's default.
+
+    Returns:
+        the continuations alone, in the order of the prompts.
+
+    Raises:
+        InputError: no prompts, or one string instead of a list.
+        RangeError: ``n_tokens`` or ``batch_size`` is below 1.
+        TextError: a prompt is empty, or leaves no room for ``n_tokens`` in the model's context.
+
+    >>> complete(model, ["Miles Davis plays the"], n_tokens=2)  # doctest: +SKIP
+    [' trumpet.']
+    """
+    encoded = encode_prompts(model, prompts, n_tokens=n_tokens, prepend_bos=prepend_bos)
+    return continue_encoded(model, encoded, n_tokens=n_tokens, batch_size=batch_size)
+
+
+def encode_prompts(
+    model: HookedModel, prompts: Sequence[str], *, n_tokens: int, prepend_bos: bool | None
+) -> list[EncodedPrompt]:
+    """Tokenise prompts and make sure that ``n_tokens`` more fit into the context.
+
+    Raises:
+        InputError, RangeError, TextError: as ``complete``.
+
+    >>> encode_prompts(model, ["The"], n_tokens=5, prepend_bos=None)[0].n_prompt  # doctest: +SKIP
+    1
+    """
+    require_positive("n_tokens", n_tokens)
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        kind = type(prompts).__name__
+        raise InputError(f"prompts: expected a list of texts, got one {kind}; pass [prompt].")
+    if not prompts:
+        raise InputError("prompts: expected at least one text, got none.")
+    encoded = [encode(model, prompt, prepend_bos=prepend_bos) for prompt in prompts]
+    context = int(model.cfg.n_ctx)
+    for index, one in enumerate(encoded):
+        if len(one) + n_tokens > context:
+            raise TextError(
+                f"prompts[{index}]: its {len(one)} tokens and n_tokens={n_tokens} new ones do not fit into "
+                f"the model's context of {context}; shorten the prompt or ask for fewer tokens."
+            )
+    return encoded
+
+
+def continue_encoded(
+    model: HookedModel, encoded: Sequence[EncodedPrompt], *, n_tokens: int, batch_size: int = 32
+) -> list[str]:
+    """The greedy continuations of tokenised prompts, as ``complete`` describes them.
+
+    >>> continue_encoded(model, [encode(model, "Miles Davis plays the")], n_tokens=2)  # doctest: +SKIP
+    [' trumpet.']
+    """
+    found: dict[int, str] = {}
+    for rows in length_buckets([len(one) for one in encoded], batch_size):
+        chosen = [encoded[row] for row in rows]
+        written = _write(model, [one.ids.tolist() for one in chosen], n_tokens)
+        for row, one, new in zip(rows, chosen, written, strict=True):
+            found[row] = _text(model, one, new)
+    return [found[row] for row in range(len(encoded))]
+
+
+def begins_with(completion: str, target: str) -> bool:
+    """Whether a free completion gives the target: it begins with it, and no word runs on behind it.
+
+    >>> begins_with(" New York, then", " New York"), begins_with(" Newark", " New")
+    (True, False)
+    """
+    rest = completion.removeprefix(target)
+    return completion.startswith(target) and not rest[:1].isalnum()
+
+
+def _write(model: HookedModel, rows: list[list[int]], n_tokens: int) -> list[list[int]]:
+    """New token ids of each row, right-padded while running: no real token sees what stands behind it."""
+    starts, rows = [len(row) for row in rows], [list(row) for row in rows]
+    for _ in range(n_tokens):
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        last = torch.tensor([len(row) - 1 for row in rows])
+        run = logits(model, ids, attention_mask=mask)
+        best = run[torch.arange(len(rows)), last.to(run.device)].argmax(-1)
+        for row, token in zip(rows, best.tolist(), strict=True):
+            row.append(token)
+    end = model.tokenizer.eos_token_id
+    written = [row[start:] for start, row in zip(starts, rows, strict=True)]
+    return [ids[: ids.index(end)] if end in ids else ids for ids in written]
+
+
+def _text(model: HookedModel, prompt: EncodedPrompt, written: list[int]) -> str:
+    """The new text, decoded together with the prompt: some tokenizers drop a leading space otherwise."""
+    own = prompt.ids.tolist()[int(prompt.prepend_bos) :]
+    whole = str(model.tokenizer.decode([*own, *written], clean_up_tokenization_spaces=False))
+    if whole.startswith(prompt.text):
+        return whole[len(prompt.text) :]
+    return str(model.tokenizer.decode(written, clean_up_tokenization_spaces=False))

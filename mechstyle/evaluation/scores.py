@@ -1,0 +1,254 @@
+"""Score a model, or an edit of it, on what was asked for, what should follow, and what should stay."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from mechstyle.editing.edit import EditSet
+from mechstyle.errors import InputError
+from mechstyle.evaluation.answers import AnswerScore, require_positive, score_answers
+from mechstyle.evaluation.collateral import encode_texts, exp_mean, negative_log_likelihood
+from mechstyle.evaluation.edits import Edits, check_edits, edit_record, listed_edits
+from mechstyle.evaluation.generation import begins_with, continue_encoded, encode_prompts
+from mechstyle.evaluation.intervals import summarise
+from mechstyle.evaluation.probes import Probe, encode_probes
+from mechstyle.facts import EditRequest
+from mechstyle.models import HookedModel, active_base, provenance, resolve_bos
+
+__all__ = ["Scores", "Stage", "evaluate"]
+
+Stage = Literal["before", "after"]
+Reduce = Literal["mean", "sum"]
+EXTRA_TOKENS: Final = 2
+"""Tokens generated beyond the longest target, to see whether its last word runs on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What ``evaluate`` found.
+
+    Args:
+        frame: a row per stage, request and prompt. ``stage`` is "before" (the model as it came) or "after"
+            (with the edit). ``kind`` is rewrite, paraphrase or neighborhood. ``logp_new, logp_true`` are mean
+            token log-probabilities in nats, ``logp_new_sum, logp_true_sum`` those of the whole targets;
+            ``p_new, p_true`` are the probabilities that ``success`` and ``magnitude`` compare; ``exact_new,
+            exact_true`` say whether every token of the target is the most probable one, teacher-forced.
+        perplexity: stage -> perplexity of the texts given; None without texts.
+        provenance: fingerprint of the unedited model, versions, settings.
+    """
+
+    frame: pd.DataFrame
+    perplexity: Mapping[Stage, float] | None
+    provenance: Mapping[str, Any]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """("before",), or ("before", "after") when an edit was scored."""
+        return tuple(stage for stage in get_args(Stage) if (self.frame["stage"] == stage).any())
+
+    def summary(
+        self, ci: float = 0.95, *, stage: Stage | None = None, resamples: int = 1000, seed: int = 0
+    ) -> pd.DataFrame:
+        """Metrics of one stage, with percentile bootstrap intervals over requests.
+
+        Index ``metric``: ``efficacy``, ``paraphrase``, ``neighborhood``, ``score`` (their harmonic mean), and
+        ``*_magnitude``, ``*_exact`` and, if asked for, ``*_generated``. Columns ``value, low, high,
+        n_requests, measure, note``. A metric without prompts is NaN, and its note says so. Where all requests
+        agree, the bootstrap interval has no width: few requests then say less than it seems.
+
+        Args:
+            ci: share of the resamples inside the interval.
+            stage: None is the last one: "after" when an edit was scored, else "before".
+            seed: of the resampling; the same seed gives the same intervals.
+
+        Raises:
+            InputError: the stage was not scored.
+            RangeError: ``ci`` or ``resamples`` is out of range.
+
+        >>> scores.summary().loc["efficacy", "value"]  # doctest: +SKIP
+        1.0
+        """
+        chosen = self.stages[-1] if stage is None else stage
+        if chosen not in self.stages:
+            raise InputError(
+                f"stage: expected one of {', '.join(self.stages)}, got {chosen!r}; "
+                "there is an 'after' only when evaluate was given edits."
+            )
+        rows = self.frame[self.frame["stage"] == chosen]
+        return summarise(rows, ci=ci, resamples=resamples, seed=seed)
+
+    def to_dict(self, ci: float = 0.95) -> dict[str, Any]:
+        """Summaries by stage, rows, perplexity and provenance as JSON; NaN and infinity become null."""
+        summaries = {stage: self.summary(ci, stage=stage).to_dict("index") for stage in self.stages}
+        whole = {
+            "ci": ci,
+            "summary": summaries,
+            "perplexity": None if self.perplexity is None else dict(self.perplexity),
+            "frame": self.frame.to_dict("records"),
+            "provenance": dict(self.provenance),
+        }
+        plain: dict[str, Any] = _finite(whole)
+        return plain
+
+    def to_json(self, ci: float = 0.95) -> str:
+        """The JSON text of ``to_dict``."""
+        return json.dumps(self.to_dict(ci), ensure_ascii=False, indent=2, allow_nan=False)
+
+
+def evaluate(
+    model: HookedModel,
+    requests: Sequence[EditRequest],
+    *,
+    edits: Edits | None = None,
+    prepend_bos: bool | None = None,
+    perplexity_texts: Sequence[str] | None = None,
+    reduce: Reduce = "mean",
+    generate: bool = False,
+    max_positions: int = 256,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Scores:
+    """Compare new and true targets on rewriting prompts, paraphrases, neighbours (Meng et al. 2022, 3.4).
+
+    Success on the rewriting prompt (efficacy) and on paraphrases is P(new) > P(true); in the neighbourhood,
+    whose true target is the neighbour's own, P(true) > P(new). Magnitudes are the same differences. The model
+    is scored as it is and, given edits, with them; afterwards it is as it was, whatever happens.
+
+    Args:
+        edits: one ``EditSet`` is applied once for all requests; a sequence holds one for each request, which
+            is applied for this request alone.
+        prepend_bos: None means the model's default; it should be what the edits were made with.
+        perplexity_texts: texts that have nothing to do with the edits (see ``perplexity``); with one edit a
+            request, "after" is over all tokens under all edits.
+        reduce: P of a target of several tokens is exp of the "mean" token log-probability, as in the
+            published code, or of the "sum", its probability proper.
+        generate: let the model write freely too: columns ``completion, generated_new, generated_true``.
+        max_positions: tokens read of each perplexity text.
+        batch_size: sequences in one forward pass; it does not change the result.
+        progress: show progress bars on stderr.
+
+    Raises:
+        InputError: no requests, or edits that do not match them; nothing was run.
+        TextError: a prompt or text cannot be tokenised as needed; nothing was run.
+        RangeError: ``max_positions`` or ``batch_size`` is out of range.
+        ModelError: an edit belongs to another model, or the model's logits are not finite.
+
+    Warns:
+        BosMismatchWarning: an edit was made with another ``prepend_bos``.
+
+    >>> scores = evaluate(model, [request], edits=edit)  # doctest: +SKIP
+    >>> scores.summary().loc["efficacy", "value"]  # doctest: +SKIP
+    1.0
+    """
+    require_positive("batch_size", batch_size)
+    if reduce not in get_args(Reduce):
+        raise InputError(f"reduce: expected 'mean' or 'sum', got {reduce!r}.")
+    bos = resolve_bos(model, prepend_bos)
+    probes = encode_probes(model, requests, prepend_bos=bos)
+    listed = listed_edits(edits, len(requests))
+    n_tokens = _room(model, probes, bos) if generate else 0
+    texts = None
+    if perplexity_texts is not None:
+        texts = encode_texts(model, perplexity_texts, prepend_bos=bos, max_positions=max_positions)
+    origin = provenance(
+        model,
+        prepend_bos=bos,
+        reduce=reduce,
+        n_requests=len(requests),
+        generated_tokens=n_tokens or None,
+        perplexity={"n_texts": len(texts), "max_positions": max_positions} if texts else None,
+        edits=edit_record(edits),
+        active_edits=sorted(active_base(model)),
+    )
+    check_edits(model, listed, str(origin["fingerprint"]), bos=bos)
+
+    def rows(stage: Stage, own: Sequence[Probe], bar: bool) -> list[dict[str, object]]:
+        answers = [one for probe in own for one in (probe.new, probe.true)]
+        scored = score_answers(model, answers, batch_size=batch_size, progress=bar)
+        found = [
+            _row(stage, probe, new, true, reduce)
+            for probe, new, true in zip(own, scored[::2], scored[1::2], strict=True)
+        ]
+        if generate:
+            prompts = encode_prompts(model, [one.prompt for one in own], n_tokens=n_tokens, prepend_bos=bos)
+            written = continue_encoded(model, prompts, n_tokens=n_tokens, batch_size=batch_size)
+            for row, probe, text in zip(found, own, written, strict=True):
+                row.update(_generated(probe, text))
+        return found
+
+    def nll() -> tuple[float, int]:
+        return (0.0, 0) if texts is None else negative_log_likelihood(model, texts, batch_size=batch_size)
+
+    table = rows("before", probes, progress)
+    before, after = nll(), (0.0, 0)
+    console = Console(stderr=True)
+    shared = isinstance(edits, EditSet)
+    bar = track(listed, "editing", console=console, disable=not progress or shared, transient=True)
+    for index, edit in enumerate(bar):
+        with edit.applied(model):
+            own = probes if shared else [probe for probe in probes if probe.request == index]
+            table += rows("after", own, progress and shared)
+            total, count = nll()
+            after = after[0] + total, after[1] + count
+    measured: dict[Stage, tuple[float, int]] = {"before": before, "after": after}
+    perplexity = {stage: exp_mean(*sums) for stage, sums in measured.items() if sums[1]}
+    return Scores(pd.DataFrame(table), perplexity or None, origin)
+
+
+def _row(
+    stage: Stage, probe: Probe, new: AnswerScore, true: AnswerScore, reduce: Reduce
+) -> dict[str, object]:
+    """One row of the frame."""
+    p_new, p_true = (math.exp(one.mean_logp if reduce == "mean" else one.logp) for one in (new, true))
+    gain = p_true - p_new if probe.kind == "neighborhood" else p_new - p_true
+    return {
+        "stage": stage,
+        "request": probe.request,
+        "subject": probe.subject,
+        "kind": probe.kind,
+        "prompt": probe.prompt,
+        "target_new": probe.target_new,
+        "target_true": probe.target_true,
+        "logp_new": new.mean_logp,
+        "logp_true": true.mean_logp,
+        "logp_new_sum": new.logp,
+        "logp_true_sum": true.logp,
+        "p_new": p_new,
+        "p_true": p_true,
+        "success": gain > 0,
+        "magnitude": gain,
+        "exact_new": new.exact,
+        "exact_true": true.exact,
+    }
+
+
+def _generated(probe: Probe, text: str) -> dict[str, object]:
+    return {
+        "completion": text,
+        "generated_new": begins_with(text, probe.target_new),
+        "generated_true": begins_with(text, probe.target_true),
+    }
+
+
+def _room(model: HookedModel, probes: Sequence[Probe], bos: bool) -> int:
+    """How many tokens to generate, after checking that every prompt leaves room for them."""
+    n_tokens = EXTRA_TOKENS + max(len(one.target_ids) for probe in probes for one in (probe.new, probe.true))
+    encode_prompts(model, [probe.prompt for probe in probes], n_tokens=n_tokens, prepend_bos=bos)
+    return n_tokens
+
+
+def _finite(value: Any) -> Any:
+    """The same value for JSON, with None for numbers that JSON does not know."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
