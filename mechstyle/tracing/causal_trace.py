@@ -1,6 +1,6 @@
 """Causal tracing in its textbook form: corrupt the subject, put one clean state back, see what returns.
 
-Plain hooks over whole sequences, one forward pass for every cell (and batch of draws): slow and obvious.
+Plain hooks over whole sequences; a row of a batch is one token restored under one noise draw: slow and obvious.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mechstyle.runs import capture, logits
 from mechstyle.sites import Kind, Site
 from mechstyle.tokens import EncodedPrompt, encode_fact
 from mechstyle.tracing.corruption import GaussianNoise, reference_sigma
-from mechstyle.tracing.restoration import CorruptedRuns, Metric, restore
+from mechstyle.tracing.restoration import CorruptedRuns, Metric
 from mechstyle.tracing.trace import DIMS, Trace
 
 __all__ = ["causal_trace", "default_window", "window_layers"]
@@ -35,6 +35,7 @@ __all__ = ["causal_trace", "default_window", "window_layers"]
 KINDS: tuple[Kind, ...] = ("resid", "mlp", "attn")
 METRICS = get_args(Metric)
 PREDICTED = "predicted"
+ROWS = 64
 
 
 def causal_trace(
@@ -70,7 +71,7 @@ def causal_trace(
             continuation.
         samples: number of noise draws.
         window: layers in an mlp or attn window; None is 10 of 48, scaled to the model's depth.
-        batch_size: noise draws in one forward pass; None takes all at once.
+        batch_size: rows in one forward pass, where a row is a noise draw with one token restored; None is 64.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -103,29 +104,23 @@ def causal_trace(
         raise ModelError(
             "model: its logits on the clean prompt are NaN or infinite. Load a model with finite weights."
         )
-    runs = CorruptedRuns(model, encoded, subject, draws, metric, batch_size or len(draws))
-    corrupted = runs.run(())
-    states = capture(
-        model, encoded.ids[None], [Site(layer, kind) for kind in kinds for layer in range(n_layers)]
-    )
+    sites = [Site(layer, kind) for kind in kinds for layer in range(n_layers)]
+    states = capture(model, encoded.ids[None], sites)
+    runs = CorruptedRuns(model, encoded, subject, draws, states, metric, batch_size or ROWS)
+    corrupted = runs.baseline()
 
     grid = {kind: np.tile(corrupted[:, None, None], (1, encoded.n_prompt, n_layers)) for kind in kinds}
-    cells = [
-        (kind, token, layer)
-        for kind in kinds
-        for token in range(subject.start, encoded.n_prompt)
-        for layer in range(n_layers)
-    ]
+    tokens = range(subject.start, encoded.n_prompt)
     console = Console(stderr=True)
-    for kind, token, layer in track(cells, "tracing", console=console, disable=not progress, transient=True):
-        layers = range(layer, layer + 1) if kind == "resid" else window_layers(layer, window, n_layers)
-        restored = [restore(Site(at, kind), states[Site(at, kind)], token) for at in layers]
-        grid[kind][:, token, layer] = runs.run(restored)
+    for site in track(sites, "tracing", console=console, disable=not progress, transient=True):
+        width = 1 if site.kind == "resid" else window
+        restored = [Site(layer, site.kind) for layer in window_layers(site.layer, width, n_layers)]
+        grid[site.kind][:, tokens.start :, site.layer] = runs.restored(restored, tokens)
 
     record = provenance(
         model,
         fact=fact.to_dict(),
-        answer="".join(encoded.strings[encoded.n_prompt :]),
+        answer=encoded.text[encoded.offsets[encoded.n_prompt][0] :],
         answer_tokens=encoded.target_ids.tolist(),
         answer_source="target" if answer is None else PREDICTED if answer == PREDICTED else "given",
         knows=_knows(clean_logits[0], encoded),

@@ -127,7 +127,7 @@ def test_no_global_random_state_is_touched(model: HookedTransformer) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7])
+@pytest.mark.parametrize("batch_size", [2, 7, 1000])
 def test_the_batch_size_changes_no_value(model: HookedTransformer, batch_size: int) -> None:
     whole = causal_trace(model, FACTS["start"], samples=5)
     split = causal_trace(model, FACTS["start"], samples=5, batch_size=batch_size)
