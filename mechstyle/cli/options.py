@@ -154,7 +154,7 @@ def _template(prompt: str, subject: str) -> str:
     found = prompt.count(subject) if subject else 0
     if found != 1:
         raise TextError(
-            f"--prompt {prompt!r} must hold '{SLOT}' where the subject stands, or name the subject {subject!r} "
-            f"once; it names it {found} times."
+            f"--prompt {prompt!r} must hold '{SLOT}' where the subject stands, or name the subject "
+            f"{subject!r} once; it names it {found} times."
         )
     return prompt.replace(subject, SLOT, 1)

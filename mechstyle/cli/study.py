@@ -82,8 +82,8 @@ def study(
 ) -> None:
     """Trace facts, choose a layer, write each fact, score it, and report; by default three organism facts.
 
-    Writes OUT/report.html, OUT/results.json, OUT/edit.safetensors and OUT/trace.nc; the second and later facts
-    have edit-2.safetensors, trace-2.nc and so on. The last line on stdout is the report's path.
+    Writes OUT/report.html, OUT/results.json, OUT/edit.safetensors and OUT/trace.nc; the second and later
+    facts have edit-2.safetensors, trace-2.nc and so on. The last line on stdout is the report's path.
     """
     request = request_from(prompt, subject, target, new, paraphrase)
     if request is not None and requests is not None:

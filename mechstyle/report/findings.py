@@ -41,14 +41,14 @@ def fact_finding(fact: FactResult, layer: int) -> str:
     if not fact.trace.knows:
         said = fact.completions[0].before.strip()
         parts.append(
-            f"The model did not know this fact: it continued “{said}” before the edit, so its trace does not show "
-            "where the fact is kept."
+            f"The model did not know this fact: it continued “{said}” before the edit, so its trace does not "
+            "show where the fact is kept."
         )
     return " ".join(parts)
 
 
 def site_findings(report: Report) -> list[str]:
-    """What the traces show of the two sites of Meng et al. 2022: MLPs at the subject, attention at the end."""
+    """What the traces show of the two sites of Meng et al. 2022: MLP at the subject, attention at the end."""
     total = sum(float(fact.trace.total_effect()) for fact in report.facts) / len(report.facts)
     found = []
     if total <= 0:
@@ -75,8 +75,8 @@ def site_findings(report: Report) -> list[str]:
             )
         else:
             found.append(
-                f"Restoring the {site} recovers up to {number(peak['mean'])} {bounds}, {share:.0%} of the total "
-                f"effect of {number(total)}, at layer {int(peak['layer'])}, {over}."
+                f"Restoring the {site} recovers up to {number(peak['mean'])} {bounds}, {share:.0%} of the "
+                f"total effect of {number(total)}, at layer {int(peak['layer'])}, {over}."
             )
     return found
 

@@ -22,7 +22,7 @@ from mechstyle.editing.methods import rome
 from mechstyle.errors import FileError, InputError
 from mechstyle.evaluation.generation import complete
 from mechstyle.evaluation.scores import Scores, evaluate
-from mechstyle.facts import EditRequest
+from mechstyle.facts import EditRequest, Fact
 from mechstyle.models import HookedModel, fingerprint, load_model, parameter, provenance, resolve_bos
 from mechstyle.outputs import output_folder
 from mechstyle.report.record import Completion, FactResult, Report
@@ -32,10 +32,10 @@ from mechstyle.study.config import StudyConfig, command_line
 from mechstyle.study.layer import choose_layer
 from mechstyle.tokens import encode_fact
 from mechstyle.tracing.aggregate import average_by_role
-from mechstyle.tracing.causal_trace import causal_trace, default_window
+from mechstyle.tracing.causal_trace import KINDS, causal_trace, default_window
 from mechstyle.tracing.trace import Trace
 
-__all__ = ["run_study"]
+__all__ = ["reusable", "run_study"]
 
 NEW_TOKENS = 10
 REQUESTS = "requests.jsonl"
@@ -45,9 +45,9 @@ def run_study(config: StudyConfig, *, progress: bool = False) -> Report:
     """Trace each fact, choose a layer, write each fact by ROME on its own, score, complete and report.
 
     Writes ``report.html``, ``results.json``, ``edit.safetensors``, ``trace.nc`` and ``requests.jsonl`` into
-    ``config.out``; edits and traces of the second and later facts are ``edit-2.safetensors``, ``trace-2.nc`` and
-    so on. A trace that an earlier, perhaps interrupted, study left there is used again when model, fact and
-    settings are the same. The model is unchanged.
+    ``config.out``; edits and traces of the second and later facts are ``edit-2.safetensors``, ``trace-2.nc``
+    and so on. A trace that an earlier, perhaps interrupted, study left there is used again when model, fact
+    and settings are the same. The model is unchanged.
 
     Args:
         progress: show the stages on stderr.
@@ -124,8 +124,8 @@ def _requests(config: StudyConfig) -> tuple[EditRequest, ...]:
         return config.requests
     if config.model not in organisms.names():
         raise InputError(
-            f"requests: {config.model!r} brings no facts of its own; name one with --prompt, --subject, --target "
-            "and --new, or several with --requests FILE."
+            f"requests: {config.model!r} brings no facts of its own; name one with --prompt, --subject, "
+            "--target and --new, or several with --requests FILE."
         )
     return tuple(organisms.requests(config.model, n=config.n_facts, seed=config.seed))
 
@@ -142,24 +142,9 @@ def _check(model: HookedModel, config: StudyConfig, requests: Sequence[EditReque
 
 
 def _trace(model: HookedModel, request: EditRequest, config: StudyConfig, bos: bool, path: Path) -> Trace:
-    wanted = {
-        "fact": request.fact.to_dict(),
-        "samples": config.samples,
-        "seed": config.seed,
-        "prepend_bos": bos,
-        "metric": "prob",
-        "window": default_window(model.cfg.n_layers) if config.window is None else config.window,
-    }
-    if path.is_file():
-        old = _readable(path)
-        if (
-            old is not None
-            and old.provenance["fingerprint"] == fingerprint(model)
-            and all(old.settings[name] == value for name, value in wanted.items())
-            and old.settings["noise"]["multiple"] == config.noise
-            and not old.settings["active_edits"]
-        ):
-            return old
+    old = _readable(path)
+    if old is not None and reusable(old, request.fact, config, bos=bos, fingerprint=fingerprint(model)):
+        return old
     found = causal_trace(
         model,
         request.fact,
@@ -173,8 +158,36 @@ def _trace(model: HookedModel, request: EditRequest, config: StudyConfig, bos: b
     return found
 
 
+def reusable(trace: Trace, fact: Fact, config: StudyConfig, *, bos: bool, fingerprint: str) -> bool:
+    """Whether a saved trace is the one that this study would compute.
+
+    Args:
+        bos: the resolved ``prepend_bos``.
+        fingerprint: of the study's model.
+
+    Example:
+        >>> reusable(Trace.load("trace.nc"), fact, config, bos=False, fingerprint="3f1c")  # doctest: +SKIP
+        False
+    """
+    n_layers = trace.data.sizes["layer"]
+    wanted = {
+        "fact": fact.to_dict(),
+        "answer_source": "target",
+        "kinds": list(KINDS),
+        "metric": "prob",
+        "samples": config.samples,
+        "seed": config.seed,
+        "window": default_window(n_layers) if config.window is None else config.window,
+        "prepend_bos": bos,
+        "active_edits": [],
+    }
+    found = {name: trace.settings.get(name) for name in wanted}
+    noise = trace.settings["noise"].get("multiple")
+    return trace.provenance["fingerprint"] == fingerprint and found == wanted and noise == config.noise
+
+
 def _readable(path: Path) -> Trace | None:
-    """The trace in a file, or None when the file is damaged and the work must be done again."""
+    """The trace in a file, or None when there is none, or a damaged one, and the work must be done."""
     try:
         return Trace.load(path)
     except FileError:
