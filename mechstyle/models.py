@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mechstyle import organisms
-from mechstyle.errors import ModelError
+from mechstyle.errors import FileError, ModelError
 from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, architecture_of, hooked_from_hf, require_parity
 from mechstyle.hf_source import check_tokenizer, from_folder, from_hub
@@ -100,7 +100,8 @@ def load_model(
             )
     elif isinstance(name_or_path_or_hf, (str, os.PathLike)):
         name = os.fspath(name_or_path_or_hf)
-        hf, tokenizer = _open(name, tokenizer, dtype=exact)
+        local = not isinstance(name_or_path_or_hf, str)
+        hf, tokenizer = _open(name, tokenizer, dtype=exact, local=local)
     else:
         raise ModelError(
             "name_or_path_or_hf must be a name, a folder or a Hugging Face model, "
@@ -222,10 +223,12 @@ def resolve_bos(model: HookedModel, prepend_bos: bool | None) -> bool:
 
 
 def _open(
-    name: str, tokenizer: PreTrainedTokenizerBase | None, *, dtype: torch.dtype
+    name: str, tokenizer: PreTrainedTokenizerBase | None, *, dtype: torch.dtype, local: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     embedded = organisms.names()
     folder = organisms.folder(name) if name in embedded else Path(name).expanduser()
+    if local and not folder.is_dir():
+        raise FileError(f"model folder '{folder}' does not exist. Check the path.")
     if folder.is_dir():
         return from_folder(folder, tokenizer, dtype=dtype)
     return from_hub(name, tokenizer, dtype=dtype, known=", ".join(embedded) or "none")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -62,14 +61,17 @@ def test_a_missing_parent_folder_is_named(writer: Writer, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_write_permission_is_an_error(writer: Writer, tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(FileError, match="Permission denied. Choose a place that can be written to"):
-            writer(tmp_path / "out").__enter__()
-    finally:
-        tmp_path.chmod(0o700)
+def test_a_folder_without_write_permission_is_an_error(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # root may write everywhere, so the system is played here
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(FileError, match="Permission denied. Choose a place that can be written to"):
+        writer(tmp_path / "out").__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("writer", WRITERS)

@@ -299,6 +299,15 @@ def test_an_edited_weight_is_exported_as_edited(tiny_model: HookedTransformer, t
     torch.testing.assert_close(hf_logits(again, ids), tiny_model(ids), atol=1e-4, rtol=0)
 
 
+def test_a_half_precision_model_is_exported_in_its_own_number_format(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(tiny_folder, dtype=torch.float16)
+    out = export_hf(model, tmp_path / "out")
+    assert {weight.dtype for weight in load_file(out / "model.safetensors").values()} == {torch.float16}
+    assert same(state_of(load_model(out, dtype=torch.float16)), state_of(model))
+
+
 def test_an_edit_of_tied_embeddings_unties_the_export(tiny_model: HookedTransformer, tmp_path: Path) -> None:
     with torch.no_grad():
         parameter(tiny_model, "embed.W_E")[5] += 1.0
@@ -461,6 +470,8 @@ def test_an_unknown_name_is_said_to_be_unknown_everywhere() -> None:
 def test_a_missing_folder_is_not_looked_up_on_the_hub() -> None:
     with pytest.raises(FileError, match="model folder './nowhere/at/all' does not exist"):
         load_model("./nowhere/at/all")
+    with pytest.raises(FileError, match="model folder 'nowhere' does not exist"):
+        load_model(Path("nowhere"))
 
 
 @pytest.mark.parametrize("value", [3, None, ["gpt2"]])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,13 @@ def test_arguments_have_the_documented_names(name: str) -> None:
             continue
         assert argument in parameters, f"{name} lost its argument {argument}"
         assert (parameters[argument].kind is inspect.Parameter.KEYWORD_ONLY) == keyword_only
+
+
+def test_the_version_is_the_same_in_the_package_and_its_metadata() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    assert mechstyle.__version__ == project["version"]
 
 
 def test_readers_of_data_sets_are_public() -> None:
