@@ -85,11 +85,14 @@ class Scores:
         rows = self.frame[self.frame["stage"] == chosen]
         return summarise(rows, ci=ci, resamples=resamples, seed=seed)
 
-    def to_dict(self, ci: float = 0.95) -> dict[str, Any]:
+    def to_dict(self, ci: float = 0.95, *, seed: int = 0) -> dict[str, Any]:
         """Summaries by stage, rows, perplexity and provenance as JSON; NaN and infinity become null."""
-        summaries = {stage: self.summary(ci, stage=stage).to_dict("index") for stage in self.stages}
+        summaries = {
+            stage: self.summary(ci, stage=stage, seed=seed).to_dict("index") for stage in self.stages
+        }
         whole = {
             "ci": ci,
+            "bootstrap_seed": seed,
             "summary": summaries,
             "perplexity": None if self.perplexity is None else dict(self.perplexity),
             "frame": self.frame.to_dict("records"),
@@ -98,9 +101,9 @@ class Scores:
         plain: dict[str, Any] = _finite(whole)
         return plain
 
-    def to_json(self, ci: float = 0.95) -> str:
+    def to_json(self, ci: float = 0.95, *, seed: int = 0) -> str:
         """The JSON text of ``to_dict``."""
-        return json.dumps(self.to_dict(ci), ensure_ascii=False, indent=2, allow_nan=False)
+        return json.dumps(self.to_dict(ci, seed=seed), ensure_ascii=False, indent=2, allow_nan=False)
 
 
 def evaluate(

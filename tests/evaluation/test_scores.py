@@ -291,6 +291,8 @@ def test_scores_become_strict_json_with_null_for_what_is_undefined(tiny_model: H
     scores = evaluate(tiny_model, [SECOND], edits=[random_edit(tiny_model, 1)], generate=True)
     data = json.loads(scores.to_json())
     assert data == scores.to_dict()
+    assert (data["ci"], data["bootstrap_seed"]) == (0.95, 0)
+    assert json.loads(scores.to_json(0.5, seed=3))["bootstrap_seed"] == 3
     assert data["summary"]["after"]["neighborhood"]["value"] is None
     assert data["summary"]["after"]["score"]["note"] == "undefined: no neighborhood prompts"
     assert data["perplexity"] is None
