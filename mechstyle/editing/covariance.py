@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mechstyle.editing.moments import RunningMoments, text_chain
 from mechstyle.editing.storage import load_tensors, save_tensors
 from mechstyle.errors import FileError, InputError, RangeError
 from mechstyle.models import HookedModel, provenance, resolve_bos
@@ -93,6 +93,8 @@ def covariance(
     prepend_bos: bool | None = None,
     batch_size: int = 16,
     max_positions: int = 256,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
     progress: bool = False,
 ) -> Covariance:
     """Average ``k kᵀ`` over the first ``n_keys`` keys of a text stream, for all layers in one pass.
@@ -106,11 +108,14 @@ def covariance(
         n_keys: number of key vectors; about ``10 · d_mlp`` suffice.
         prepend_bos: None means the model's default; edits should use the same.
         max_positions: tokens that are read of each document, from its beginning.
+        checkpoint: a file that is written every ``checkpoint_every`` batches and removed at the end. Where it
+            exists the work goes on from there, provided that model, settings and texts are the same.
         progress: show a progress bar on the terminal.
 
     Raises:
-        InputError: no layers, or texts that hold no token.
+        InputError: no layers, texts that hold no token, or a checkpoint of other work.
         RangeError: a layer or number is out of range.
+        FileError: the checkpoint is damaged or cannot be written.
 
     Warns:
         CovarianceWarning: the texts hold fewer keys than asked for, or too few for a matrix of full rank.
@@ -122,53 +127,67 @@ def covariance(
     if isinstance(texts, str):
         raise InputError("texts: expected an iterable of documents, got one string; pass [text].")
     chosen = _check_layers(model, layers)
-    for name, number in (("n_keys", n_keys), ("batch_size", batch_size), ("max_positions", max_positions)):
+    numbers = {"n_keys": n_keys, "batch_size": batch_size, "max_positions": max_positions}
+    for name, number in {**numbers, "checkpoint_every": checkpoint_every}.items():
         if number < 1:
             raise RangeError(f"{name}: expected 1 or more, got {number}.")
-    bos = resolve_bos(model, prepend_bos)
-    d_mlp = int(model.cfg.d_mlp)
-    sites = {layer: Site(layer, "key") for layer in chosen}
-    sums = {
-        layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64, device=model.cfg.device) for layer in chosen
-    }
-    count, n_texts, digest = 0, 0, hashlib.sha256()
-    stream = _documents(model, texts, n_keys, min(max_positions, model.cfg.n_ctx), bos)
-    with Progress(disable=not progress) as bar:
-        task = bar.add_task("second moments", total=n_keys)
-        while batch := list(islice(stream, batch_size)):
-            real = pad_sequence([torch.ones_like(ids) for _, ids in batch], batch_first=True)
-            tokens = pad_sequence([ids for _, ids in batch], batch_first=True)
-            states = capture(model, tokens, list(sites.values()), attention_mask=real)
-            for layer, site in sites.items():
-                keys = states[site][real.bool()]
-                keys = keys if keys.dtype == torch.float64 else keys.float()
-                sums[layer] += (keys.T @ keys).double()
-            for text, _ in batch:
-                digest.update(hashlib.sha256(text.encode()).digest())
-            count, n_texts = count + int(real.sum()), n_texts + len(batch)
-            bar.update(task, completed=count)
-    if count == 0:
-        raise InputError("texts: expected at least one document with text, got none.")
-    _warn_if_few(count, n_keys, d_mlp)
-    matrices = {layer: ((total + total.T) / (2 * count)).cpu() for layer, total in sums.items()}
+    bos, device, d_mlp = resolve_bos(model, prepend_bos), torch.device(model.cfg.device), int(model.cfg.d_mlp)
+    origin = provenance(model)
     settings = {"layers": list(chosen), "n_keys": n_keys, "prepend_bos": bos, "max_positions": max_positions}
-    found = {"count": count, "n_texts": n_texts, "text_sha256": digest.hexdigest()}
-    origin = {**provenance(model), "settings": {"method": "covariance", **settings, **found}}
-    return Covariance(matrices, count, origin)
+    identity = {**settings, "fingerprint": origin["fingerprint"]}
+    if checkpoint is not None and Path(checkpoint).exists():
+        running = RunningMoments.load(checkpoint, identity, device)
+    else:
+        running = RunningMoments.zeros(chosen, d_mlp, device)
+
+    stream = _documents(model, texts, running, n_keys, min(max_positions, model.cfg.n_ctx), bos)
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task("second moments", total=n_keys, completed=running.count)
+        for index, batch in enumerate(iter(lambda: list(islice(stream, batch_size)), []), start=1):
+            running.add(_keys(model, [ids for _, ids in batch], chosen), [text for text, _ in batch])
+            bar.update(task, completed=running.count)
+            if checkpoint is not None and index % checkpoint_every == 0:
+                running.save(checkpoint, identity)
+    if running.count == 0:
+        raise InputError("texts: expected at least one document with text, got none.")
+    _warn_if_few(running.count, n_keys, d_mlp)
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    read = {"count": running.count, "n_texts": running.n_texts, "text_sha256": running.text_sha256}
+    summary = {**origin, "settings": {"method": "covariance", **settings, **read}}
+    return Covariance(running.averages(), running.count, summary)
+
+
+def _keys(model: HookedModel, rows: Sequence[Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+    """The keys at all tokens of some texts, padding left out, text after text."""
+    real = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True)
+    tokens = pad_sequence(list(rows), batch_first=True)
+    states = capture(model, tokens, [Site(layer, "key") for layer in layers], attention_mask=real)
+    return {site.layer: state[real.bool()] for site, state in states.items()}
 
 
 def _documents(
-    model: HookedModel, texts: Iterable[str], n_keys: int, width: int, bos: bool
+    model: HookedModel, texts: Iterable[str], done: RunningMoments, n_keys: int, width: int, bos: bool
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each text with its token ids, cut to ``width``, the last so that all add up to ``n_keys``."""
+    """Each text not ``done`` with its tokens, cut to ``width``, the last so that all add up to ``n_keys``."""
     start = [model.tokenizer.bos_token_id] if bos else []
-    left = n_keys
+    left, to_skip, expected, chain = n_keys - done.count, done.n_texts, done.text_sha256, ""
     for text in texts:
         if not isinstance(text, str):
             raise InputError(f"texts: expected documents as text, got {type(text).__name__}.")
         own = model.tokenizer(text, add_special_tokens=False, truncation=True, max_length=width)["input_ids"]
         if not own:
             continue
+        if to_skip:
+            to_skip, chain = to_skip - 1, text_chain(chain, text)
+            if not to_skip and chain != expected:
+                raise InputError(
+                    "texts: expected those that the checkpoint has read, got others; "
+                    "pass the same texts, or remove the checkpoint to begin again."
+                )
+            continue
+        if left == 0:
+            return
         ids = [*start, *own][: min(width, left)]
         left -= len(ids)
         yield text, torch.tensor(ids, dtype=torch.long)

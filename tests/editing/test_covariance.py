@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,32 @@ def test_enough_keys_give_no_warning(tiny_model: HookedTransformer) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         covariance(tiny_model, TEXTS, layers=[0], n_keys=150)
+
+
+def killed_after(texts: list[str], number: int) -> Iterator[str]:
+    yield from texts[:number]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [3, 11, 20])
+def test_work_goes_on_after_a_kill_and_gives_the_same_bits(
+    tiny_model: HookedTransformer, tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+
+    def collect(texts: Iterable[str], **changes: int) -> Covariance:
+        settings = {"layers": [0, 1], "n_keys": 290, "batch_size": 2, "max_positions": 40, **changes}
+        return covariance(tiny_model, texts, checkpoint=path, checkpoint_every=1, **settings)  # type: ignore[arg-type]
+
+    whole = collect(TEXTS)
+    with pytest.raises(KeyboardInterrupt):
+        collect(killed_after(TEXTS, number))
+    assert path.exists()
+    with pytest.raises(InputError, match="was written with another n_keys"):
+        collect(TEXTS, n_keys=200)
+    with pytest.raises(InputError, match="texts: expected those that the checkpoint has read, got others"):
+        collect(["Rome.", *TEXTS])
+    resumed = collect(TEXTS)
+    assert all(torch.equal(resumed[layer], whole[layer]) for layer in whole)
+    assert (resumed.count, resumed.provenance) == (whole.count, whole.provenance)
+    assert not path.exists()
