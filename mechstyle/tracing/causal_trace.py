@@ -1,6 +1,6 @@
 """Causal tracing in its textbook form: corrupt the subject, put one clean state back, see what returns.
 
-Plain hooks over whole sequences; a row of a batch is one token restored under one noise draw: slow and obvious.
+Plain hooks over whole sequences; a row of a batch is one restored token under one noise draw.
 """
 
 from __future__ import annotations
