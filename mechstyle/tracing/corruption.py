@@ -112,7 +112,7 @@ def embedding_sigma(model: HookedModel, subjects: Sequence[str]) -> float:
 def reference_sigma(model: HookedModel) -> tuple[float, str]:
     """Sigma of the model's fixed reference set, and where it comes from: never from the traced fact.
 
-    An embedded organism has its ground truth's first 200 subjects; others use the whole embedding matrix.
+    An embedded organism has its ground truth's 200 reference subjects; others use the whole embedding matrix.
 
     Raises:
         ModelError: the embeddings are not finite.
@@ -123,7 +123,7 @@ def reference_sigma(model: HookedModel) -> tuple[float, str]:
     name = str(getattr(model.cfg, "model_name", ""))
     if name in organisms.names():
         subjects = organisms.reference_subjects(name)[:N_REFERENCE]
-        return embedding_sigma(model, subjects), f"the first {len(subjects)} subjects of {name}"
+        return embedding_sigma(model, subjects), f"{len(subjects)} reference subjects of {name}"
     return _spread(parameter(model, "embed.W_E").detach()), "all token embeddings"
 
 
