@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+HALF := .venv/.installing
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full lint docs clean
@@ -17,8 +18,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "mechstyle needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Name another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@if test -e $(HALF); then echo "the last installation was interrupted: starting again"; rm -rf .venv; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	touch $(HALF)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	rm $(HALF)
 	touch $@
 
 demo: $(READY)
