@@ -81,6 +81,7 @@ def trace(trace: Trace, *, level: float = 0.95, title: str | None = None) -> go.
         ticktext=labels,
         autorange="reversed",
         showline=False,
+        ticks="",
         automargin=True,
     )
     if title is not None:

@@ -67,11 +67,16 @@ def site_findings(report: Report) -> list[str]:
         share = peak["mean"] / total
         bounds = f"[{number(peak['low'])}, {number(peak['high'])}]"
         over = f"averaged over {len(report.facts)} facts" if len(report.facts) > 1 else "for this fact"
-        if share < NOTHING or (len(report.facts) > 1 and peak["low"] <= 0):
+        if share < NOTHING:
             found.append(
-                f"Restoring the {site} recovers nothing that can be told from noise: at most "
-                f"{number(peak['mean'])} {bounds} of a total effect of {number(total)}, {over}. "
-                f"The {absent} described for larger models is absent here."
+                f"Restoring the {site} recovers next to nothing: at most {number(peak['mean'])} {bounds} of "
+                f"a total effect of {number(total)}, {over}. There is no {absent} to be seen here."
+            )
+        elif peak["low"] <= 0 and len(report.facts) > 1:
+            found.append(
+                f"Restoring the {site} recovers at most {number(peak['mean'])} {bounds} of a total effect of "
+                f"{number(total)}, at layer {int(peak['layer'])}, {over}: too little to be told from nothing "
+                "with so few facts."
             )
         else:
             found.append(

@@ -111,7 +111,7 @@ def _resource(name: str) -> str:
     return resources.files("mechstyle.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _sparkline(losses: tuple[float, ...], width: int = 96, height: int = 18) -> Markup:
+def _sparkline(losses: tuple[float, ...], width: int = 64, height: int = 18) -> Markup:
     """The losses as a small line, from the first to the last step."""
     top, bottom = max(losses), min(losses)
     span, steps = (top - bottom) or 1.0, max(len(losses) - 1, 1)

@@ -63,7 +63,7 @@ def score_rows(scores: Scores, ci: float = 0.95) -> list[list[ScoreRow]]:
     ]
     if scores.perplexity is not None:
         stages: tuple[Stage, Stage] = ("before", "after")
-        cells = (ScoreCell(f"{scores.perplexity[stage]:.3f}", "") for stage in stages)
+        cells = (ScoreCell(f"{scores.perplexity[stage]:.2f}", "") for stage in stages)
         groups.append([ScoreRow(PERPLEXITY, *cells)])
     return groups
 

@@ -39,8 +39,8 @@ def test_an_edit_without_effect_is_not_said_to_raise_anything(report: Report) ->
     assert "hardly moves" in with_probabilities(report, before=(0.01, 0.9), after=(0.011, 0.9))
 
 
-def with_effect(report: Report, effect: float, corrupted: float) -> Report:
-    """The report, had the corrupted runs this probability and both sites this mean effect."""
+def with_effect(report: Report, *, effect: float, low: float, corrupted: float = 0.0) -> Report:
+    """The report, had the corrupted runs this probability and both sites this mean effect and lower bound."""
     facts = []
     for fact in report.facts:
         data = fact.trace.data
@@ -52,7 +52,7 @@ def with_effect(report: Report, effect: float, corrupted: float) -> Report:
             "role": role,
             "layer": 1,
             "mean": effect,
-            "low": effect / 2,
+            "low": low,
             "high": effect,
             "n_facts": 2,
         }
@@ -62,20 +62,25 @@ def with_effect(report: Report, effect: float, corrupted: float) -> Report:
 
 
 def test_an_absent_site_is_said_to_be_absent(report: Report) -> None:
-    mlp, attention = site_findings(with_effect(report, effect=0.01, corrupted=0.0))
-    assert "recovers nothing that can be told from noise: at most 0.010" in mlp
-    assert "The early MLP site described for larger models is absent here." in mlp
-    assert "The late attention site described for larger models is absent here." in attention
+    mlp, attention = site_findings(with_effect(report, effect=0.01, low=0.005))
+    assert "recovers next to nothing: at most 0.010 [0.005, 0.010] of a total effect of 0.800" in mlp
+    assert "There is no early MLP site to be seen here." in mlp
+    assert "There is no late attention site to be seen here." in attention
+
+
+def test_an_interval_that_holds_zero_is_not_called_an_effect(report: Report) -> None:
+    mlp, _ = site_findings(with_effect(report, effect=0.4, low=-0.1))
+    assert "too little to be told from nothing with so few facts" in mlp
 
 
 def test_a_site_is_said_to_recover_its_share_of_the_total_effect(report: Report) -> None:
-    mlp, attention = site_findings(with_effect(report, effect=0.4, corrupted=0.0))
+    mlp, attention = site_findings(with_effect(report, effect=0.4, low=0.2))
     assert "recovers up to 0.400 [0.200, 0.400], 50% of the total effect of 0.800, at layer 1" in mlp
     assert "absent" not in attention
 
 
 def test_a_corruption_that_lowers_nothing_is_said_to_show_nothing(report: Report) -> None:
-    (sentence,) = site_findings(with_effect(report, effect=0.4, corrupted=0.9))
+    (sentence,) = site_findings(with_effect(report, effect=0.4, low=0.2, corrupted=0.9))
     assert "does not lower" in sentence
 
 
