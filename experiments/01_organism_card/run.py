@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 from card import write_card
-from mechstyle.evaluation import perplexity
 from rich.console import Console
 from rich.progress import track
 
 import mechstyle as ms
 from mechstyle import organisms
+from mechstyle.editing.keys import sample_contexts
+from mechstyle.evaluation import perplexity
 from mechstyle.models import HookedModel
 from mechstyle.organisms.recall import recall
 
@@ -26,11 +27,11 @@ console = Console(stderr=True)
 
 
 def measure_recall(model: HookedModel, name: str, out: Path, every: int) -> None:
-    """Every (fact, template) pair, with and without BOS."""
-    for bos in (False, True):
+    """Every (fact, template) pair without BOS, those of every fourth fact with BOS."""
+    for bos, step in ((False, every), (True, 4 * every)):
         path = out / f"recall-{'bos' if bos else 'plain'}.csv"
         if not path.exists():
-            facts = organisms.facts(name)[::every]
+            facts = organisms.facts(name)[::step]
             recall(model, facts, prepend_bos=bos, progress=True).to_csv(path, index=False)
 
 
@@ -50,8 +51,9 @@ def sweep_layer(
     if path.exists():
         return
     described = f"{'legacy ' if legacy else ''}ROME at layer {layer}"
+    contexts = sample_contexts(model, seed=0)
     edits = [
-        ms.rome(model, request, layer=layer, covariance=cov, legacy=legacy)
+        ms.rome(model, request, layer=layer, covariance=cov, contexts=contexts, legacy=legacy)
         for request in track(requests, description=described, console=console)
     ]
     scores = ms.evaluate(model, requests, edits=edits)
@@ -90,8 +92,12 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     model = ms.load_model(options.model)
-    layers = range(model.cfg.n_layers) if options.layers is None else map(int, options.layers.split(","))
-    facts, traced, n_keys = options.facts, options.traced, 50_000
+    layers = (
+        range(model.cfg.n_layers)
+        if options.layers is None
+        else map(int, filter(None, options.layers.split(",")))
+    )
+    facts, traced, n_keys = options.facts, options.traced, 20_000
     if options.smoke:
         layers, facts, traced, n_keys = [4], 2, 2, 3_000
     requests = known_requests(model, options.model, facts, options.seed)
