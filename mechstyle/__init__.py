@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from mechstyle import datasets, errors, organisms, plot
     from mechstyle.editing.covariance import Covariance, covariance
     from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
+    from mechstyle.editing.keys import sample_contexts
     from mechstyle.editing.methods import rome
     from mechstyle.editing.targets import TargetOptions
+    from mechstyle.evaluation.collateral import perplexity
     from mechstyle.evaluation.scores import Scores, evaluate
     from mechstyle.facts import EditRequest, Fact
     from mechstyle.models import ModelInfo, export_hf, fingerprint, list_models, load_model
@@ -48,8 +50,10 @@ _HOMES = {
     "list_models": "models",
     "load_edit": "editing.edit",
     "load_model": "models",
+    "perplexity": "evaluation.collateral",
     "rome": "editing.methods",
     "run_study": "study",
+    "sample_contexts": "editing.keys",
     "suggest_layers": "tracing.aggregate",
 }
 _MODULES = ("datasets", "errors", "organisms", "plot")
@@ -80,9 +84,11 @@ __all__ = [
     "load_edit",
     "load_model",
     "organisms",
+    "perplexity",
     "plot",
     "rome",
     "run_study",
+    "sample_contexts",
     "suggest_layers",
 ]
 

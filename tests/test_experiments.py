@@ -80,3 +80,27 @@ def test_the_smoke_run_of_one_fact_writes_results_with_provenance(tmp_path: Path
     assert results["provenance"]["fingerprint"]
     assert [row["layer"] for row in results["layers"]] == results["config"]["smoke"]["layers"]
     assert all(row[name] is not None for row in results["layers"] for name in ("effect", "margin"))
+
+
+@needs_organism
+@pytest.mark.slow
+def test_the_smoke_run_of_the_organism_card_fills_every_field(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "experiments/01_organism_card/run.py"),
+            "--smoke",
+            "--out",
+            str(tmp_path),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "{{" not in card
+    assert ms.fingerprint(ms.load_model("organism-m")) in card

@@ -16,7 +16,7 @@ PINNED = {
     "Covariance", "EditRequest", "EditSet", "Fact", "GaussianNoise", "ModelInfo", "Scores", "Site",
     "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "average_by_role", "causal_trace",
     "covariance", "datasets", "errors", "evaluate", "export_hf", "fingerprint", "list_models", "load_edit",
-    "load_model", "organisms", "plot", "rome", "run_study", "suggest_layers",
+    "load_model", "organisms", "perplexity", "plot", "rome", "run_study", "sample_contexts", "suggest_layers",
 }  # fmt: skip
 
 SIGNATURES = {

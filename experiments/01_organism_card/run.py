@@ -17,8 +17,6 @@ from rich.progress import track
 
 import mechstyle as ms
 from mechstyle import organisms
-from mechstyle.editing.keys import sample_contexts
-from mechstyle.evaluation import perplexity
 from mechstyle.models import HookedModel
 from mechstyle.organisms.recall import recall
 
@@ -51,7 +49,7 @@ def sweep_layer(
     if path.exists():
         return
     described = f"{'legacy ' if legacy else ''}ROME at layer {layer}"
-    contexts = sample_contexts(model, seed=0)
+    contexts = ms.sample_contexts(model, seed=0)
     edits = [
         ms.rome(model, request, layer=layer, covariance=cov, contexts=contexts, legacy=legacy)
         for request in track(requests, description=described, console=console)
@@ -115,7 +113,7 @@ def main() -> None:
     measure_recall(model, options.model, options.out, every=200 if options.smoke else 1)
     trace_facts(model, requests[:traced], options.out, options.seed)
     prose = organisms.heldout_prose(options.model)[: 20 if options.smoke else 1000]
-    (options.out / "perplexity.json").write_text(json.dumps(perplexity(model, prose)), encoding="utf-8")
+    (options.out / "perplexity.json").write_text(json.dumps(ms.perplexity(model, prose)), encoding="utf-8")
     write_card(model, options.model, options.out, install=options.install)
     console.print(f"wrote {options.out / 'MODEL_CARD.md'}")
 
