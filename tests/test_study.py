@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from transformer_lens import HookedTransformer
 
 from mechstyle import organisms
 from mechstyle.documents import documents_for, read_documents
@@ -21,6 +22,7 @@ from mechstyle.report import Report
 from mechstyle.study import StudyConfig, run_study
 from mechstyle.study.config import command_line
 from mechstyle.study.layer import choose_layer
+from mechstyle.threads import few_threads
 from mechstyle.tracing.trace import Trace
 
 PROSE = "Miles Davis plays the trumpet. Paris is the capital of France. The day was long.\n\n"
@@ -187,6 +189,17 @@ def test_the_command_line_says_the_whole_configuration(config: StudyConfig) -> N
     assert words.startswith("mechstyle study --model ")
     for part in ("--layer 1", "--prepend-bos", "--requests 'a b.jsonl'", "--samples 2", "--text"):
         assert part in words
+
+
+def test_a_small_model_works_on_one_thread_and_gives_the_others_back(tiny_model: HookedTransformer) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with few_threads(tiny_model):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_documents_are_paragraphs_and_the_last_tenth_is_kept_apart(tmp_path: Path) -> None:

@@ -32,12 +32,16 @@ def covariance(
     from mechstyle.models import load_model
     from mechstyle.outputs import require_writable
     from mechstyle.sites import check_layer
+    from mechstyle.threads import few_threads
 
     require_writable(out)
     hooked = load_model(model)
     for layer in chosen:
         check_layer(layer, hooked.cfg.n_layers, name="--layers")
-    moments = measured_covariance(hooked, model, chosen, text=text, n_keys=n_keys, bos=prepend_bos, seed=seed)
+    with few_threads(hooked):
+        moments = measured_covariance(
+            hooked, model, chosen, text=text, n_keys=n_keys, bos=prepend_bos, seed=seed
+        )
     moments.save(out)
     conditions = {str(layer): moments.condition_number(layer) for layer in moments}
     summary = {

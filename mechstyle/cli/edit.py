@@ -64,6 +64,7 @@ def edit(
     from mechstyle.models import load_model, parameter
     from mechstyle.outputs import require_writable
     from mechstyle.sites import check_layer
+    from mechstyle.threads import few_threads
 
     require_writable(out)
     if requests is not None:
@@ -78,13 +79,20 @@ def edit(
     moments = None if covariance is None else Covariance.load(covariance)
     hooked = load_model(model)
     check_layer(layer, hooked.cfg.n_layers)
-    if moments is None:
-        moments = measured_covariance(
-            hooked, model, [layer], text=text, n_keys=n_keys, bos=prepend_bos, seed=seed
+    with few_threads(hooked):
+        if moments is None:
+            moments = measured_covariance(
+                hooked, model, [layer], text=text, n_keys=n_keys, bos=prepend_bos, seed=seed
+            )
+        result = rome(
+            hooked,
+            request,
+            layer=layer,
+            covariance=moments,
+            legacy=legacy,
+            seed=seed,
+            prepend_bos=prepend_bos,
         )
-    result = rome(
-        hooked, request, layer=layer, covariance=moments, legacy=legacy, seed=seed, prepend_bos=prepend_bos
-    )
     result.save(out)
     name = result.parameters[0]
     share = float(result.delta(name).norm() / parameter(hooked, name).detach().double().norm().cpu())

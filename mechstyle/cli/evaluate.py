@@ -53,6 +53,7 @@ def evaluate(
     from mechstyle.files import atomic_write
     from mechstyle.models import load_model
     from mechstyle.outputs import require_writable
+    from mechstyle.threads import few_threads
 
     if out is not None:
         require_writable(out)
@@ -66,15 +67,17 @@ def evaluate(
     edits: EditSet | list[EditSet] | None = loaded
     if len(loaded) <= 1:
         edits = loaded[0] if loaded else None
-    scores = score(
-        load_model(model),
-        wanted,
-        edits=edits,
-        prepend_bos=prepend_bos,
-        perplexity_texts=texts,
-        generate=generate,
-        progress=not quiet,
-    )
+    hooked = load_model(model)
+    with few_threads(hooked):
+        scores = score(
+            hooked,
+            wanted,
+            edits=edits,
+            prepend_bos=prepend_bos,
+            perplexity_texts=texts,
+            generate=generate,
+            progress=not quiet,
+        )
     if out is not None:
         with atomic_write(out) as part:
             part.write_text(scores.to_json() + "\n", encoding="utf-8")

@@ -74,7 +74,9 @@ def study(
     noise: Annotated[float | None, typer.Option("--noise", help="Noise in multiples of sigma; 3.")] = None,
     window: Window = None,
     text: Text = None,
-    n_keys: Annotated[int | None, typer.Option("--n-keys", help="Keys in the second moments; 50000.")] = None,
+    n_keys: Annotated[
+        int | None, typer.Option("--n-keys", help="Keys in the second moments; 20 a neuron.")
+    ] = None,
     prepend_bos: Bos = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every random choice; 0.")] = None,
     as_json: Json = False,

@@ -51,21 +51,24 @@ def trace(
     fact = fact_from(prompt, subject, target)
     from mechstyle.models import load_model
     from mechstyle.outputs import require_writable
+    from mechstyle.threads import few_threads
     from mechstyle.tracing.aggregate import suggest_layers
     from mechstyle.tracing.causal_trace import causal_trace
 
     require_writable(out)
-    result = causal_trace(
-        load_model(model),
-        fact,
-        kinds=cast("tuple[Kind, ...]", tuple(part.strip() for part in kinds.split(","))),
-        noise=noise,
-        samples=samples,
-        seed=seed,
-        window=window,
-        prepend_bos=prepend_bos,
-        progress=not quiet,
-    )
+    hooked = load_model(model)
+    with few_threads(hooked):
+        result = causal_trace(
+            hooked,
+            fact,
+            kinds=cast("tuple[Kind, ...]", tuple(part.strip() for part in kinds.split(","))),
+            noise=noise,
+            samples=samples,
+            seed=seed,
+            window=window,
+            prepend_bos=prepend_bos,
+            progress=not quiet,
+        )
     result.save(out)
     peaks = {}
     for kind in result.kinds:

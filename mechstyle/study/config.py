@@ -25,7 +25,7 @@ class StudyConfig:
         samples: noise draws a trace.
         noise: in multiples of sigma.
         text: a file of natural text for second moments; None takes an embedded model's own texts.
-        n_keys: key vectors in the second moments.
+        n_keys: key vectors in the second moments; None takes 20 for each neuron of the edited layer.
 
     Raises:
         RangeError: a number is out of range.
@@ -45,11 +45,13 @@ class StudyConfig:
     window: int | None = None
     prepend_bos: bool | None = None
     text: Path | None = None
-    n_keys: int = 50_000
+    n_keys: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_facts", "samples", "n_keys"):
             value = getattr(self, name)
+            if name == "n_keys" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise RangeError(f"{name}: expected a whole number of at least 1, got {value!r}.")
 
@@ -64,15 +66,13 @@ def command_line(config: StudyConfig, *, requests: Path) -> str:
         >>> command_line(StudyConfig(out=Path("study")), requests=Path("requests.jsonl"))  # doctest: +SKIP
     """
     words = ["mechstyle", "study", "--model", config.model, "--seed", str(config.seed)]
-    words += [
-        "--samples",
-        str(config.samples),
-        "--noise",
-        f"{config.noise:g}",
-        "--n-keys",
-        str(config.n_keys),
-    ]
-    optional = (("--layer", config.layer), ("--window", config.window), ("--text", config.text))
+    words += ["--samples", str(config.samples), "--noise", f"{config.noise:g}"]
+    optional = (
+        ("--layer", config.layer),
+        ("--window", config.window),
+        ("--n-keys", config.n_keys),
+        ("--text", config.text),
+    )
     for option, value in optional:
         words += [option, str(value)] if value is not None else []
     if config.prepend_bos is not None:

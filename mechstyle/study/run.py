@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from mechstyle.report.write import write_report
 from mechstyle.sites import check_layer
 from mechstyle.study.config import StudyConfig, command_line
 from mechstyle.study.layer import choose_layer
+from mechstyle.threads import few_threads
 from mechstyle.tokens import encode_fact
 from mechstyle.tracing.aggregate import average_by_role
 from mechstyle.tracing.causal_trace import KINDS, causal_trace, default_window
@@ -38,6 +39,8 @@ from mechstyle.tracing.trace import Trace
 __all__ = ["reusable", "run_study"]
 
 NEW_TOKENS = 10
+KEYS_PER_NEURON = 20
+"""Key vectors in second moments for each neuron: twice the ten that make them steady."""
 REQUESTS = "requests.jsonl"
 
 
@@ -64,58 +67,70 @@ def run_study(config: StudyConfig, *, progress: bool = False) -> Report:
     requests = _requests(config)
     documents = documents_for(config.model, config.text, seed=config.seed)
     folder = output_folder(config.out)
-    write_requests(folder / REQUESTS, requests)
     with _stages(progress, total=len(requests) * 2 + 4) as stage:
         stage(f"loading {config.model}")
         model = load_model(config.model)
         bos = _check(model, config, requests)
-        traces = []
-        for index, request in enumerate(requests):
-            stage(f"tracing {request.fact.prompt!r}")
-            traces.append(_trace(model, request, config, bos, folder / _numbered("trace.nc", index)))
-        choice = choose_layer(config.model, traces, given=config.layer)
-        stage(f"second moments of layer {choice.layer}")
-        moments = covariance(
-            model, documents.texts, layers=[choice.layer], n_keys=config.n_keys, prepend_bos=bos
+        write_requests(folder / REQUESTS, requests)
+        with few_threads(model):
+            return _study(model, config, requests, documents, folder, bos, stage, begun)
+
+
+def _study(
+    model: HookedModel,
+    config: StudyConfig,
+    requests: Sequence[EditRequest],
+    documents: Documents,
+    folder: Path,
+    bos: bool,
+    stage: Callable[[str], None],
+    begun: float,
+) -> Report:
+    """The work itself, after everything was checked."""
+    traces = []
+    for index, request in enumerate(requests):
+        stage(f"tracing {request.fact.prompt!r}")
+        traces.append(_trace(model, request, config, bos, folder / _numbered("trace.nc", index)))
+    choice = choose_layer(config.model, traces, given=config.layer)
+    layer = choice.layer
+    stage(f"second moments of layer {layer}")
+    n_keys = KEYS_PER_NEURON * int(model.cfg.d_mlp) if config.n_keys is None else config.n_keys
+    moments = covariance(model, documents.texts, layers=[layer], n_keys=n_keys, prepend_bos=bos)
+    contexts = sample_contexts(model, config.seed)
+    edits = []
+    for request in requests:
+        stage(f"writing {request.fact.prompt!r} ->{request.new_target!r}")
+        edit = rome(
+            model,
+            request,
+            layer=layer,
+            covariance=moments,
+            contexts=contexts,
+            seed=config.seed,
+            prepend_bos=bos,
         )
-        contexts = sample_contexts(model, config.seed)
-        edits = []
-        for request in requests:
-            stage(f"writing {request.fact.prompt!r} ->{request.new_target!r}")
-            edits.append(
-                rome(
-                    model,
-                    request,
-                    layer=choice.layer,
-                    covariance=moments,
-                    contexts=contexts,
-                    seed=config.seed,
-                    prepend_bos=bos,
-                )
-            )
-        stage("scoring")
-        scores = evaluate(
-            model, requests, edits=edits, prepend_bos=bos, perplexity_texts=list(documents.held_out) or None
-        )
-        stage("completing and reporting")
-        results = [
+        edits.append(edit)
+    stage("scoring")
+    texts = list(documents.held_out) or None
+    scores = evaluate(model, requests, edits=edits, prepend_bos=bos, perplexity_texts=texts)
+    stage("completing and reporting")
+    report = Report(
+        folder=folder,
+        model=config.model,
+        shape=_shape(model),
+        facts=tuple(
             _result(model, index, traces[index], edit, scores, folder, bos)
             for index, edit in enumerate(edits)
-        ]
-        report = Report(
-            folder=folder,
-            model=config.model,
-            shape=_shape(model),
-            facts=tuple(results),
-            choice=choice,
-            roles=average_by_role(traces),
-            scores=scores,
-            covariance=_moments_record(moments, choice.layer, documents),
-            provenance=provenance(model, **_settings(config, bos, traces[0])),
-            command=command_line(config, requests=folder / REQUESTS),
-            seconds=time.monotonic() - begun,
-        )
-        write_report(report)
+        ),
+        choice=choice,
+        roles=average_by_role(traces),
+        scores=scores,
+        covariance=_moments_record(moments, layer, documents),
+        provenance=provenance(model, **_settings(config, bos, traces[0])),
+        command=command_line(config, requests=folder / REQUESTS),
+        seconds=time.monotonic() - begun,
+    )
+    write_report(report)
     return report
 
 
@@ -259,14 +274,13 @@ def _settings(config: StudyConfig, bos: bool, trace: Trace) -> dict[str, Any]:
         "noise": trace.settings["noise"],
         "window": trace.settings["window"],
         "prepend_bos": bos,
-        "n_keys": config.n_keys,
         "method": "rome",
         "new_tokens": NEW_TOKENS,
     }
 
 
 @contextmanager
-def _stages(shown: bool, *, total: int) -> Iterator[Any]:
+def _stages(shown: bool, *, total: int) -> Iterator[Callable[[str], None]]:
     """A function that names the stage that begins, drawn as one line on stderr."""
     columns = (
         SpinnerColumn(),
