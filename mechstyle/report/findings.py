@@ -102,10 +102,15 @@ def number(value: float) -> str:
 
 
 def _counts(frame: pd.DataFrame) -> Sequence[str]:
-    after = frame[frame["stage"] == "after"]
+    """How many paraphrases and neighbours do what they should, and did before when that says something."""
     sentences = []
-    for kind, done in (("paraphrase", "paraphrases follow"), ("neighborhood", "neighbouring facts stay")):
-        rows = after[after["kind"] == kind]
-        if len(rows):
-            sentences.append(f"{int(rows['success'].sum())} of {len(rows)} {done}")
+    for kind, done, usual in (
+        ("paraphrase", "paraphrases follow", 0.0),
+        ("neighborhood", "neighbouring facts stay", 1.0),
+    ):
+        rows = frame[frame["kind"] == kind]
+        before, after = (rows.loc[rows["stage"] == stage, "success"] for stage in ("before", "after"))
+        if len(after):
+            aside = "" if before.mean() == usual else f" ({int(before.sum())} did so before the edit)"
+            sentences.append(f"{int(after.sum())} of {len(after)} {done}{aside}")
     return [f"{'; '.join(sentences)}."] if sentences else []

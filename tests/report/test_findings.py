@@ -39,6 +39,14 @@ def test_an_edit_without_effect_is_not_said_to_raise_anything(report: Report) ->
     assert "hardly moves" in with_probabilities(report, before=(0.01, 0.9), after=(0.011, 0.9))
 
 
+def test_paraphrases_that_followed_before_the_edit_are_not_claimed_for_it(report: Report) -> None:
+    fact = report.facts[0]
+    frame = fact.frame.copy()
+    frame["success"] = True
+    sentence = fact_finding(replace(fact, frame=frame), report.choice.layer)
+    assert "1 of 1 paraphrases follow (1 did so before the edit); 2 of 2 neighbouring facts stay." in sentence
+
+
 def with_effect(report: Report, *, effect: float, low: float, corrupted: float = 0.0) -> Report:
     """The report, had the corrupted runs this probability and both sites this mean effect and lower bound."""
     facts = []
