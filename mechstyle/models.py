@@ -238,8 +238,8 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.get_default_device()
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
             f"device must name a torch device such as 'cpu'; {device!r} came ({reason})."

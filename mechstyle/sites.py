@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Final, Literal, get_args
 
 from mechstyle.errors import InputError, RangeError
@@ -96,12 +97,12 @@ def check_layer(layer: int, n_layers: int, *, name: str = "layer") -> int:
         >>> check_layer(4, 12)
         4
     """
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers:
+    if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= layer < n_layers:
         raise RangeError(
             f"{name} must be an integer from 0 to {n_layers - 1}, since the model has {n_layers} layers; "
             f"{layer!r} came."
         )
-    return layer
+    return int(layer)
 
 
 def parse_hook(hook: str) -> Site:

@@ -627,6 +627,9 @@ def test_a_dtype_must_be_floating_point(dtype: Any, tiny_folder: Path) -> None:
 def test_a_device_must_exist_by_name(tiny_folder: Path) -> None:
     with pytest.raises(ModelError, match="device must name a torch device such as 'cpu'; 'abacus' came"):
         load_model(tiny_folder, device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="device must name a torch device such as 'cpu'; 'cuda' came"):
+            load_model(tiny_folder, device="cuda")
 
 
 def test_a_parity_failure_is_an_error_unless_switched_off(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,3 +73,7 @@ def test_a_layer_outside_of_the_model_is_refused(layer: Any) -> None:
     ):
         check_layer(layer, 3, name="edit_layer")
     assert check_layer(2, 3) == 2
+
+
+def test_a_layer_that_numpy_counted_is_a_plain_integer_afterwards() -> None:
+    assert type(check_layer(np.int64(2), 3)) is int  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mechstyle.editing.moments import RunningMoments, text_chain
 from mechstyle.editing.storage import load_tensors, save_tensors
-from mechstyle.errors import FileError, InputError, RangeError
+from mechstyle.errors import FileError, InputError, ModelError, RangeError
 from mechstyle.models import HookedModel, provenance, resolve_bos
 from mechstyle.runs import capture
 from mechstyle.sites import Site, check_layer
@@ -116,6 +116,7 @@ def covariance(
         InputError: no layers, texts that hold no token, or a checkpoint of other work.
         RangeError: a layer or number is out of range.
         FileError: the checkpoint is damaged or cannot be written.
+        ModelError: the model's keys are not finite.
 
     Warns:
         CovarianceWarning: the texts hold fewer keys than asked for, or too few for a matrix of full rank.
@@ -129,7 +130,7 @@ def covariance(
     chosen = _check_layers(model, layers)
     numbers = {"n_keys": n_keys, "batch_size": batch_size, "max_positions": max_positions}
     for name, number in {**numbers, "checkpoint_every": checkpoint_every}.items():
-        if number < 1:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise RangeError(f"{name}: expected 1 or more, got {number}.")
     bos, device, d_mlp = resolve_bos(model, prepend_bos), torch.device(model.cfg.device), int(model.cfg.d_mlp)
     origin = provenance(model)
@@ -163,7 +164,13 @@ def _keys(model: HookedModel, rows: Sequence[Tensor], layers: Sequence[int]) -> 
     real = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True)
     tokens = pad_sequence(list(rows), batch_first=True)
     states = capture(model, tokens, [Site(layer, "key") for layer in layers], attention_mask=real)
-    return {site.layer: state[real.bool()] for site, state in states.items()}
+    keys = {site.layer: state[real.bool()] for site, state in states.items()}
+    for layer, found in keys.items():
+        if not bool(torch.isfinite(found).all()):
+            raise ModelError(
+                f"model: its keys at layer {layer} are NaN or infinite. Load a model with finite weights."
+            )
+    return keys
 
 
 def _documents(
@@ -196,7 +203,7 @@ def _documents(
 
 
 def _check_layers(model: HookedModel, layers: int | Sequence[int]) -> tuple[int, ...]:
-    listed = [layers] if isinstance(layers, int) else list(layers)
+    listed = list(layers) if isinstance(layers, Iterable) else [layers]
     if not listed:
         raise InputError("layers: expected at least one layer, got none.")
     return tuple(sorted({check_layer(layer, model.cfg.n_layers, name="layers") for layer in listed}))

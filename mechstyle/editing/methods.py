@@ -68,7 +68,7 @@ def rome(
     ...     scores = evaluate(model, [request])
     """
     one = _single(request)
-    check_layer(layer, model.cfg.n_layers)
+    layer = check_layer(layer, model.cfg.n_layers)
     require_editable(model)
     bos = resolve_bos(model, prepend_bos)
     origin = provenance(model)
@@ -110,10 +110,11 @@ def rome(
 
 
 def _single(request: EditRequest | Sequence[EditRequest]) -> EditRequest:
-    requests = [request] if isinstance(request, EditRequest) else list(request)
+    requests = list(request) if isinstance(request, Sequence) else [request]
     if len(requests) != 1 or not isinstance(requests[0], EditRequest):
+        found = len(requests) if len(requests) != 1 else f"a {type(requests[0]).__name__}"
         raise InputError(
-            f"request: ROME writes one EditRequest at a time, got {len(requests)}; "
+            f"request: ROME writes one EditRequest at a time, got {found}; "
             "call rome once for each and apply the edits one on top of the other."
         )
     return requests[0]
@@ -121,6 +122,11 @@ def _single(request: EditRequest | Sequence[EditRequest]) -> EditRequest:
 
 def _moment(covariance: Mapping[int, Tensor], layer: int, d_mlp: int, fingerprint: str, bos: bool) -> Tensor:
     """The layer's matrix, after checking that it belongs to this model and edit."""
+    if not isinstance(covariance, Mapping):
+        raise InputError(
+            f"covariance: expected a mapping layer -> matrix, as covariance() returns, "
+            f"got {type(covariance).__name__}."
+        )
     if layer not in covariance:
         raise InputError(
             f"covariance: expected layer {layer} in it, got layers {sorted(covariance)}; "

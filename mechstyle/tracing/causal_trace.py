@@ -87,6 +87,8 @@ def causal_trace(
         >>> trace.indirect_effect("resid").dims
         ('token', 'layer')
     """
+    if not isinstance(fact, Fact):
+        raise InputError(f"fact: expected a Fact, got {type(fact).__name__}.")
     chosen = _corruption(corruption, noise, sigma)
     n_layers = int(model.cfg.n_layers)
     window = default_window(n_layers) if window is None else window
@@ -193,7 +195,7 @@ def _check(kinds: Sequence[str], metric: str, *, samples: int, window: int, batc
 def _target(fact: Fact, answer: str | None) -> str:
     if answer is None:
         return fact.target
-    if not answer.strip():
+    if not isinstance(answer, str) or not answer.strip():
         raise TextError(f"answer: expected the continuation to score, {PREDICTED!r} or None, got {answer!r}.")
     return "" if answer == PREDICTED else answer
 

@@ -201,12 +201,17 @@ def _reduced(effect: xr.DataArray, reduce: str | None) -> xr.DataArray:
 
 def _checksum(data: xr.Dataset) -> str:
     """SHA-256 over the values, names and attributes of a trace."""
-    digest = hashlib.sha256(str(data.attrs.get("provenance")).encode())
+    digest = hashlib.sha256(_bytes(str(data.attrs.get("provenance"))))
     for name in sorted(str(name) for name in data.variables):
         values = data[name].values
         text = values.dtype.kind not in "fiub"
-        digest.update(f"{name}{data[name].dims}{values.shape}".encode())
+        digest.update(_bytes(f"{name}{data[name].dims}{values.shape}"))
         digest.update(
-            "\x00".join(map(str, values.ravel())).encode() if text else np.ascontiguousarray(values).tobytes()
+            _bytes("\x00".join(map(str, values.ravel()))) if text else np.ascontiguousarray(values).tobytes()
         )
     return digest.hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8, also of the broken characters that a damaged file may hold."""
+    return text.encode("utf-8", errors="surrogatepass")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from mechstyle.editing.covariance import Covariance, CovarianceWarning, covariance
-from mechstyle.errors import FileError, InputError, RangeError
+from mechstyle.errors import FileError, InputError, ModelError, RangeError
 from mechstyle.models import fingerprint
 
 TEXTS = [
@@ -128,6 +128,13 @@ def test_bad_arguments_are_refused_by_name(tiny_model: HookedTransformer) -> Non
     for name in ("n_keys", "batch_size", "max_positions"):
         with pytest.raises(RangeError, match=f"{name}: expected 1 or more, got 0"):
             covariance(tiny_model, TEXTS, layers=[0], **{name: 0})  # type: ignore[arg-type]
+
+
+def test_a_model_with_nan_weights_is_refused(tiny_model: HookedTransformer) -> None:
+    with torch.no_grad():
+        tiny_model.blocks[1].mlp.W_in[0, 0] = torch.nan
+    with pytest.raises(ModelError, match="its keys at layer 1 are NaN or infinite"):
+        covariance(tiny_model, ["The day was long."], layers=[0, 1], n_keys=3)
 
 
 def test_enough_keys_give_no_warning(tiny_model: HookedTransformer) -> None:

@@ -190,6 +190,8 @@ def test_a_covariance_with_another_bos_setting_warns(
     ("changes", "error", "message"),
     [
         ({"request": [REQUEST, REQUEST]}, InputError, "ROME writes one EditRequest at a time, got 2"),
+        ({"request": REQUEST.fact}, InputError, "ROME writes one EditRequest at a time, got a Fact"),
+        ({"covariance": None}, InputError, "covariance: expected a mapping layer -> matrix"),
         ({"layer": 3}, RangeError, "layer must be an integer from 0 to 2"),
         ({"layer": -1}, RangeError, "layer must be an integer from 0 to 2"),
         ({"layer": 2}, InputError, r"covariance: expected layer 2 in it, got layers \[1\]"),
