@@ -190,8 +190,10 @@ def require_editable(model: HookedModel) -> None:
     """
     kind = str(model.cfg.normalization_type)
     reason = f"LayerNorm is folded into them (normalization_type {kind!r})" if kind.endswith("Pre") else None
-    if reason is None and not getattr(model, UNPROCESSED, False):
-        weights = dict(model.named_parameters())
+    weights = dict(model.named_parameters())
+    # In 16 bits plain weights can look centred: there the loader's mark decides.
+    exact = torch.finfo(weights["unembed.W_U"].dtype).bits >= 32 if "unembed.W_U" in weights else False
+    if reason is None and (exact or not getattr(model, UNPROCESSED, False)):
         centred = [name for name in ("blocks.0.mlp.W_out", "unembed.W_U") if _rows_centred(weights.get(name))]
         if centred:
             reason = f"the rows of {' and '.join(centred)} are centred"

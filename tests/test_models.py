@@ -420,6 +420,13 @@ def processed(model: HookedTransformer, **how: bool) -> HookedTransformer:
     return other
 
 
+def test_a_loaded_model_that_was_processed_in_place_is_refused(tiny_model: HookedTransformer) -> None:
+    require_editable(tiny_model)
+    tiny_model.process_weights_(fold_ln=False, center_writing_weights=True, center_unembed=False)
+    with pytest.raises(ModelError, match="W_out are centred"):
+        require_editable(tiny_model)
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [

@@ -78,7 +78,7 @@ def test_a_second_run_takes_up_the_trace_and_gives_the_same_results(
     monkeypatch.setattr("mechstyle.study.run.causal_trace", refuse)
     again = run_study(config)
     assert again.facts[0].trace == report.facts[0].trace
-    pd.testing.assert_frame_equal(again.scores.frame, report.scores.frame)
+    pd.testing.assert_frame_equal(again.scores.rows, report.scores.rows)
     assert torch.equal(
         again.facts[0].edit.delta(again.facts[0].edit.parameters[0]),
         report.facts[0].edit.delta(report.facts[0].edit.parameters[0]),

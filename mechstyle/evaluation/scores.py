@@ -36,7 +36,7 @@ class Scores:
     """What ``evaluate`` found.
 
     Args:
-        frame: a row per stage, request and prompt. ``stage`` is "before" (the model as it came) or "after"
+        rows: a row per stage, request and prompt. ``stage`` is "before" (the model as it came) or "after"
             (with the edit). ``kind`` is rewrite, paraphrase or neighborhood. ``logp_new, logp_true`` are mean
             token log-probabilities in nats, ``logp_new_sum, logp_true_sum`` those of the whole targets;
             ``p_new, p_true`` are the probabilities that ``success`` and ``magnitude`` compare; ``exact_new,
@@ -45,14 +45,19 @@ class Scores:
         provenance: fingerprint of the unedited model, versions, settings.
     """
 
-    frame: pd.DataFrame
+    rows: pd.DataFrame
     perplexity: Mapping[Stage, float] | None
     provenance: Mapping[str, Any]
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """("before",), or ("before", "after") when an edit was scored."""
-        return tuple(stage for stage in get_args(Stage) if (self.frame["stage"] == stage).any())
+        return tuple(stage for stage in get_args(Stage) if (self.rows["stage"] == stage).any())
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows of the last stage: one per request, kind and prompt, with the edit when one was scored."""
+        return self.rows[self.rows["stage"] == self.stages[-1]].reset_index(drop=True)
 
     def summary(
         self, ci: float = 0.95, *, stage: Stage | None = None, resamples: int = 1000, seed: int = 0
@@ -82,8 +87,7 @@ class Scores:
                 f"stage: expected one of {', '.join(self.stages)}, got {chosen!r}; "
                 "there is an 'after' only when evaluate was given edits."
             )
-        rows = self.frame[self.frame["stage"] == chosen]
-        return summarise(rows, ci=ci, resamples=resamples, seed=seed)
+        return summarise(self.rows[self.rows["stage"] == chosen], ci=ci, resamples=resamples, seed=seed)
 
     def to_dict(self, ci: float = 0.95, *, seed: int = 0) -> dict[str, Any]:
         """Summaries by stage, rows, perplexity and provenance as JSON; NaN and infinity become null."""
@@ -95,7 +99,7 @@ class Scores:
             "bootstrap_seed": seed,
             "summary": summaries,
             "perplexity": None if self.perplexity is None else dict(self.perplexity),
-            "frame": self.frame.to_dict("records"),
+            "rows": self.rows.to_dict("records"),
             "provenance": dict(self.provenance),
         }
         plain: dict[str, Any] = _finite(whole)

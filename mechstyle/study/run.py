@@ -224,7 +224,7 @@ def _result(
         request=request,
         trace=trace,
         edit=edit,
-        frame=scores.frame[scores.frame["request"] == index].reset_index(drop=True),
+        frame=scores.rows[scores.rows["request"] == index].reset_index(drop=True),
         completions=tuple(
             Completion(cast(Any, kind), *texts)
             for kind, *texts in zip(kinds, prompts, before, after, strict=True)

@@ -110,12 +110,20 @@ def test_every_row_equals_a_loop_over_single_tokens_before_and_after_each_reques
     bos: bool,
 ) -> None:
     edits = [random_edit(tiny_model, seed) for seed in (1, 2)]
-    frame = evaluate(tiny_model, [FIRST, SECOND], edits=edits, prepend_bos=bos).frame
+    frame = evaluate(tiny_model, [FIRST, SECOND], edits=edits, prepend_bos=bos).rows
     changed = [edited(tiny_hf, edit) for edit in edits]
     assert len(frame) == 2 * (4 + 3)
     for _, row in frame.iterrows():
         hf = tiny_hf if row.stage == "before" else changed[row.request]
         assert_row_matches(row, hf, tiny_tokenizer, bos=bos)
+
+
+def test_the_frame_is_the_last_stage_with_one_row_a_prompt(tiny_model: HookedTransformer) -> None:
+    edit = random_edit(tiny_model, 1)
+    scores = evaluate(tiny_model, [FIRST, SECOND], edits=edit)
+    assert len(scores.frame) == len(scores.rows) / 2
+    assert set(scores.frame.stage) == {"after"}
+    assert not scores.frame.duplicated(["request", "kind", "prompt"]).any()
 
 
 def test_one_edit_set_is_applied_for_all_requests(
@@ -124,7 +132,7 @@ def test_one_edit_set_is_applied_for_all_requests(
     edit = random_edit(tiny_model, 1)
     scores = evaluate(tiny_model, [FIRST, SECOND], edits=edit)
     changed = edited(tiny_hf, edit)
-    for _, row in scores.frame[scores.frame.stage == "after"].iterrows():
+    for _, row in scores.rows[scores.rows.stage == "after"].iterrows():
         assert_row_matches(row, changed, tiny_tokenizer)
     assert scores.provenance["settings"]["edits"]["applied"] == "once for all requests"
 
@@ -205,7 +213,7 @@ def test_scores_do_not_depend_on_the_batch_size(tiny_model: HookedTransformer, b
         for size in (7, batch_size)
     ]
     numbers = ["p_new", "p_true", "magnitude"]
-    first, second = (scores.frame for scores in found)
+    first, second = (scores.rows for scores in found)
     np.testing.assert_allclose(first[numbers], second[numbers], rtol=0, atol=1e-6)
     assert first.drop(columns=[*numbers, *(c for c in first if "logp" in c)]).equals(
         second.drop(columns=[*numbers, *(c for c in second if "logp" in c)])
@@ -218,7 +226,7 @@ def test_scores_of_a_bfloat16_model_are_finite_and_near_those_of_float32(tiny_fo
         evaluate(load_model(tiny_folder, dtype=dtype), [FIRST, SECOND], perplexity_texts=TEXTS)
         for dtype in (torch.float32, torch.bfloat16)
     ]
-    exact, rounded = (one.frame[["logp_new", "logp_true"]].to_numpy() for one in scores)
+    exact, rounded = (one.rows[["logp_new", "logp_true"]].to_numpy() for one in scores)
     np.testing.assert_allclose(rounded, exact, atol=0.15)
     assert scores[1].provenance["dtype"] == "bfloat16"
 
@@ -259,8 +267,8 @@ def test_an_edit_that_is_active_already_stays_and_belongs_to_before(tiny_model: 
         assert same(weights(tiny_model), inside)
     alone = evaluate(tiny_model, [FIRST], edits=first)
     numbers = ["logp_new", "logp_true"]
-    expected = alone.frame[alone.frame.stage == "after"][numbers].to_numpy()
-    np.testing.assert_array_equal(scores.frame[scores.frame.stage == "before"][numbers], expected)
+    expected = alone.rows[alone.rows.stage == "after"][numbers].to_numpy()
+    np.testing.assert_array_equal(scores.rows[scores.rows.stage == "before"][numbers], expected)
     assert scores.provenance["settings"]["active_edits"] == [NAME]
 
 
@@ -270,7 +278,7 @@ def test_free_generation_is_labelled_and_agrees_with_the_greedy_loop(
     scores = evaluate(tiny_model, [FIRST], generate=True)
     n_tokens = scores.provenance["settings"]["generated_tokens"]
     assert n_tokens == 2 + 2
-    for _, row in scores.frame.iterrows():
+    for _, row in scores.rows.iterrows():
         assert row.completion == score_loop.greedy(tiny_hf, tiny_tokenizer, row.prompt, n_tokens)
     assert scores.summary().loc["efficacy_generated", "measure"] == "free generation"
     assert "efficacy_generated" not in evaluate(tiny_model, [FIRST]).summary().index
@@ -296,6 +304,6 @@ def test_scores_become_strict_json_with_null_for_what_is_undefined(tiny_model: H
     assert data["summary"]["after"]["neighborhood"]["value"] is None
     assert data["summary"]["after"]["score"]["note"] == "undefined: no neighborhood prompts"
     assert data["perplexity"] is None
-    assert len(data["frame"]) == 6
+    assert len(data["rows"]) == 6
     assert data["provenance"]["fingerprint"] == fingerprint(tiny_model)
     assert isinstance(scores, Scores)

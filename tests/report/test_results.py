@@ -43,7 +43,6 @@ def test_provenance_names_model_versions_and_seed(report: Report, data: dict) ->
 
 
 def test_scores_hold_before_and_after_of_every_prompt(data: dict) -> None:
-    frame = data["scores"]["frame"]
-    assert (
-        sum(row["stage"] == "before" for row in frame) == sum(row["stage"] == "after" for row in frame) == 5
-    )
+    rows = data["scores"]["rows"]
+    assert sum(row["stage"] == "before" for row in rows) == 5
+    assert sum(row["stage"] == "after" for row in rows) == 5
