@@ -80,7 +80,7 @@ def evaluate(
         )
     if out is not None:
         with atomic_write(out) as part:
-            part.write_text(scores.to_json() + "\n", encoding="utf-8")
+            part.write_text(scores.to_json(seed=seed) + "\n", encoding="utf-8")
     lines = []
     for stage in scores.stages:
         lines.append(f"{stage} the edit:" if paths else "the model as it is:")
@@ -91,4 +91,4 @@ def evaluate(
         if scores.perplexity is not None:
             lines.append(f"  {'perplexity':24s} {scores.perplexity[stage]:.3f}")
     lines += [] if out is None else [str(out)]
-    emit(scores.to_dict(), "\n".join(lines), as_json=as_json)
+    emit(scores.to_dict(seed=seed), "\n".join(lines), as_json=as_json)
