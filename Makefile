@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# The tests' models are tiny: with more threads they wait for each other longer than they work.
+export OMP_NUM_THREADS ?= 1
 HALF := .venv/.installing
 
 .DEFAULT_GOAL := help

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -142,7 +143,7 @@ def covariance(
         running = RunningMoments.zeros(chosen, d_mlp, device)
 
     stream = _documents(model, texts, running, n_keys, min(max_positions, model.cfg.n_ctx), bos)
-    with Progress(disable=not progress) as bar:
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("second moments", total=n_keys, completed=running.count)
         for index, batch in enumerate(iter(lambda: list(islice(stream, batch_size)), []), start=1):
             running.add(_keys(model, [ids for _, ids in batch], chosen), [text for text, _ in batch])
