@@ -200,7 +200,7 @@ def _reduced(effect: xr.DataArray, reduce: str | None) -> xr.DataArray:
 
 
 def _checksum(data: xr.Dataset) -> str:
-    """SHA-256 over the values, names and attributes of a trace."""
+    """SHA-256 over the values, names and provenance of a trace."""
     digest = hashlib.sha256(_bytes(str(data.attrs.get("provenance"))))
     for name in sorted(str(name) for name in data.variables):
         values = data[name].values
