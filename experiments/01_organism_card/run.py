@@ -56,7 +56,7 @@ def sweep_layer(
     ]
     scores = ms.evaluate(model, requests, edits=edits)
     rows = scores.summary().reset_index(names="metric").assign(layer=layer, legacy=legacy)
-    scores.frame.to_csv(out / f"frame-{'legacy' if legacy else 'rome'}-{layer}.csv", index=False)
+    scores.rows.to_csv(out / f"frame-{'legacy' if legacy else 'rome'}-{layer}.csv", index=False)
     rows.to_csv(path, index=False)
 
 
