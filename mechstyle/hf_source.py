@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,8 @@ def from_hub(
             f"model folder {name!r} does not exist. Check the path; embedded models are: {known}."
         )
     try:
-        config = AutoConfig.from_pretrained(name)
+        with _quietly():
+            config = AutoConfig.from_pretrained(name)
         architecture_of(config, name=name)
         return _read(name, tokenizer, dtype=dtype, local=False, safetensors=None)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -109,7 +111,7 @@ def _read(
     local: bool,
     safetensors: bool | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    with _without_progress_bars():
+    with _quietly():
         config = AutoConfig.from_pretrained(source, local_files_only=local)
         loader: Any = architecture_of(config, name=source).hf_class
         hf, report = loader.from_pretrained(
@@ -156,11 +158,15 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
+    """Without progress bars and without the hub client's lines about each retry: the error says it once."""
     enabled = hf_logging.is_progress_bar_enabled()
+    silenced = logging.root.manager.disable
     hf_logging.disable_progress_bar()
+    logging.disable(max(silenced, logging.WARNING))
     try:
         yield
     finally:
+        logging.disable(silenced)
         if enabled:
             hf_logging.enable_progress_bar()

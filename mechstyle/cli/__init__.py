@@ -27,7 +27,6 @@ app = typer.Typer(
     name="mechstyle",
     help="Trace where a language model keeps a fact, edit it there, score the edit and show it.",
     epilog="Exit codes: 0 done, 1 the work failed, 2 the input was wrong.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -47,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: note(str(message))
         try:
-            outcome = app(args=list(arguments), prog_name="mechstyle", standalone_mode=False)
+            outcome = app(args=list(arguments) or ["--help"], prog_name="mechstyle", standalone_mode=False)
         except InputError as error:
             return _failure(str(error), WRONG_INPUT)
         except WorkError as error:
