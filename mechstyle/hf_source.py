@@ -18,7 +18,7 @@ from transformers.utils import logging as hf_logging
 from mechstyle.errors import FileError, ModelError
 from mechstyle.hf_convert import architecture_of
 
-__all__ = ["check_tokenizer", "from_folder", "from_hub"]
+__all__ = ["check_tokenizer", "from_folder", "from_hub", "quietly"]
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 
@@ -71,7 +71,7 @@ def from_hub(
             f"model folder {name!r} does not exist. Check the path; embedded models are: {known}."
         )
     try:
-        with _quietly():
+        with quietly():
             config = AutoConfig.from_pretrained(name)
         architecture_of(config, name=name)
         return _read(name, tokenizer, dtype=dtype, local=False, safetensors=None)
@@ -111,7 +111,7 @@ def _read(
     local: bool,
     safetensors: bool | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    with _quietly():
+    with quietly():
         config = AutoConfig.from_pretrained(source, local_files_only=local)
         loader: Any = architecture_of(config, name=source).hf_class
         hf, report = loader.from_pretrained(
@@ -158,7 +158,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without progress bars and without the hub client's lines about each retry: the error says it once."""
     enabled = hf_logging.is_progress_bar_enabled()
     silenced = logging.root.manager.disable

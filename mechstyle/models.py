@@ -24,7 +24,7 @@ from mechstyle import organisms
 from mechstyle.errors import FileError, ModelError
 from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, architecture_of, hooked_from_hf, require_parity
-from mechstyle.hf_source import check_tokenizer, from_folder, from_hub
+from mechstyle.hf_source import check_tokenizer, from_folder, from_hub, quietly
 from mechstyle.identity import HookedModel, Json, active_base, fingerprint, provenance
 
 __all__ = [
@@ -156,7 +156,7 @@ def export_hf(model: HookedTransformer, folder: str | os.PathLike[str]) -> Path:
             "model has no tokenizer, so the export would not load; attach one: model.tokenizer = ..."
         )
     target = Path(folder)
-    with atomic_folder(target) as part:
+    with quietly(), atomic_folder(target) as part:
         rows[kind].export(model).save_pretrained(part)
         model.tokenizer.save_pretrained(part)
     return target
