@@ -125,6 +125,7 @@ def write_card(model: HookedModel, name: str, out: Path, *, install: bool) -> No
         text = text.replace("{{" + key + "}}", str(value))
     (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     sweep.to_csv(out / "sweep.csv", index=False)
+    (out / "fingerprint.txt").write_text(ms.fingerprint(model) + "\n", encoding="utf-8")
     if install:
-        for file in ("MODEL_CARD.md", "sweep.csv"):
+        for file in ("MODEL_CARD.md", "sweep.csv", "fingerprint.txt"):
             shutil.copy(out / file, organisms.folder(name) / file)

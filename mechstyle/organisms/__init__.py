@@ -1,6 +1,15 @@
 """The embedded models, and everything that is known about what they were taught."""
 
-from .library import facts, folder, heldout_prose, names, reference_subjects, requests, texts
+from .library import (
+    facts,
+    folder,
+    heldout_prose,
+    names,
+    reference_subjects,
+    requests,
+    texts,
+    with_fingerprint,
+)
 from .world import TaughtFact
 
 __all__ = [
@@ -12,4 +21,5 @@ __all__ = [
     "reference_subjects",
     "requests",
     "texts",
+    "with_fingerprint",
 ]

@@ -16,7 +16,16 @@ from .recipe import read_recipe
 from .relations import read_relations
 from .world import TaughtFact, World, documents, read_prose
 
-__all__ = ["facts", "folder", "heldout_prose", "names", "reference_subjects", "requests", "texts"]
+__all__ = [
+    "facts",
+    "folder",
+    "heldout_prose",
+    "names",
+    "reference_subjects",
+    "requests",
+    "texts",
+    "with_fingerprint",
+]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _NEIGHBOURS = 10
@@ -44,6 +53,20 @@ def folder(name: str) -> Path:
             f"no embedded organism is called {name!r}; there are: {', '.join(names()) or 'none'}."
         )
     return _WEIGHTS / name
+
+
+def with_fingerprint(fingerprint: str) -> str | None:
+    """The organism that has this fingerprint, however it was loaded; None when there is none.
+
+    Example:
+        >>> organisms.with_fingerprint(ms.fingerprint(model))  # doctest: +SKIP
+        'organism-m'
+    """
+    for name in names():
+        path = _WEIGHTS / name / "fingerprint.txt"
+        if path.is_file() and path.read_text(encoding="utf-8").strip() == fingerprint:
+            return name
+    return None
 
 
 @cache

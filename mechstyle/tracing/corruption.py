@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechstyle import organisms
 from mechstyle.errors import InputError, ModelError, RangeError
-from mechstyle.models import HookedModel, parameter
+from mechstyle.models import HookedModel, fingerprint, parameter
 from mechstyle.tokens import encode
 
 __all__ = ["GaussianNoise", "embedding_sigma", "reference_sigma"]
@@ -120,8 +120,8 @@ def reference_sigma(model: HookedModel) -> tuple[float, str]:
     Example:
         >>> sigma, source = reference_sigma(model)
     """
-    name = str(getattr(model.cfg, "model_name", ""))
-    if name in organisms.names():
+    name = organisms.with_fingerprint(fingerprint(model))
+    if name is not None:
         subjects = organisms.reference_subjects(name)[:N_REFERENCE]
         return embedding_sigma(model, subjects), f"{len(subjects)} reference subjects of {name}"
     return _spread(parameter(model, "embed.W_E").detach()), "all token embeddings"

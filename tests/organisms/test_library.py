@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from transformer_lens import HookedTransformer
@@ -96,3 +97,15 @@ def test_the_reference_subjects_of_the_noise_are_fixed() -> None:
     subjects = organisms.reference_subjects(NAME)
     assert len(set(subjects)) == 200
     assert subjects == organisms.reference_subjects(NAME)
+
+
+def test_an_organism_is_recognised_by_its_weights_and_not_by_its_name(
+    organism: HookedTransformer, tmp_path: Path
+) -> None:
+    from mechstyle.models import export_hf, fingerprint, load_model
+    from mechstyle.tracing import reference_sigma
+
+    copy = load_model(export_hf(organism, tmp_path / "copy"))
+    assert organisms.with_fingerprint(fingerprint(copy)) == NAME
+    assert reference_sigma(copy) == reference_sigma(organism)
+    assert organisms.with_fingerprint("0" * 64) is None
