@@ -19,7 +19,7 @@ SMALL = 20_000_000
 def few_threads(model: HookedModel) -> Iterator[None]:
     """Use one CPU thread while a small model works; other models and the time afterwards are left alone.
 
-    On two busy cores a trace of an embedded model took 4 s with one thread, 57 s with two.
+    Threads that share busy cores wait for each other at every small operation.
 
     Example:
         >>> with few_threads(model):  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Tiny random models that every test may use, and the organism when its weights are there."""
+"""Tiny random models that every test may use, and the embedded organism."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformer_lens import HookedTransformer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mechstyle.models import list_models, load_model
+from mechstyle.models import load_model
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -99,6 +99,4 @@ def tiny_model(_loaded_tiny: HookedTransformer) -> HookedTransformer:
 @pytest.fixture(scope="session")
 def organism() -> HookedTransformer:
     """The embedded trained model. Leave its weights as they are."""
-    if "organism-m" not in {info.name for info in list_models()}:
-        pytest.skip("the weights of organism-m are not in mechstyle/organisms/weights yet")
     return load_model("organism-m")

@@ -18,11 +18,6 @@ PUBLIC_NAME = re.compile(r"\bms((?:\.[A-Za-z_]\w*)+)")
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img[^>]+src=\"([^\"]+)\"")
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
-needs_organism = pytest.mark.skipif(
-    "organism-m" not in ms.organisms.names(),
-    reason="the weights of organism-m are not in mechstyle/organisms/weights",
-)
-
 
 def _named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -56,19 +51,16 @@ def _resolve(dotted: str) -> bool:
     return not rest or isinstance(found, ModuleType) or hasattr(found, rest[0])
 
 
-@needs_organism
 def test_the_tutorial_runs_and_its_assertions_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _run_page(ROOT / "docs/tutorials/first_edit.md")
 
 
-@needs_organism
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _run_page(ROOT / "README.md")
 
 
-@needs_organism
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["read_a_trace", "stack_and_undo"])
 def test_how_to_pages_on_the_organism_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

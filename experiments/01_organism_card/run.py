@@ -84,7 +84,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only-sweep", action="store_true", help="leave the rest to another process")
-    parser.add_argument("--legacy", default="", help="also published ROME at these layers")
+    parser.add_argument("--legacy", default="2,5", help="also published ROME at these layers")
     parser.add_argument("--install", action="store_true", help="put card and sweep beside the weights")
     parser.add_argument("--smoke", action="store_true", help="a minute's run on a few facts")
     options = parser.parse_args()
@@ -97,7 +97,7 @@ def main() -> None:
     )
     facts, traced, n_keys = options.facts, options.traced, 20_000
     if options.smoke:
-        layers, facts, traced, n_keys = [4], 2, 2, 3_000
+        layers, facts, traced, n_keys, options.legacy = [4], 2, 2, 3_000, ""
     requests = known_requests(model, options.model, facts, options.seed)
     cov_path = options.out / "covariance.safetensors"
     if not cov_path.exists():

@@ -83,7 +83,7 @@ def train(
 
     Args:
         device: where to train; torch's default device when None.
-        compiled: train through `torch.compile` (needs a C compiler; about 1.3 times as fast on two cores).
+        compiled: train through `torch.compile` (needs a C compiler).
         checkpoint_every: steps between checkpoints; a killed training loses at most so many.
         console: where progress goes; silent when None.
     """

@@ -35,8 +35,8 @@ def test_the_ground_truth_is_what_the_recipe_builds() -> None:
 
 def test_facts_are_recalled_in_taught_and_in_held_out_templates(organism: HookedTransformer) -> None:
     shares = recall(organism, organisms.facts(NAME)[::29]).groupby("split").recalled.mean()
-    assert shares["taught"] >= 0.92
-    assert shares["held out"] >= 0.87
+    assert shares["taught"] >= 0.95
+    assert shares["held out"] >= 0.90
 
 
 def test_requests_ask_for_another_object_of_the_same_relation() -> None:
