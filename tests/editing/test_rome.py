@@ -11,12 +11,14 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
+from mechstyle import organisms
 from mechstyle.editing.covariance import Covariance, CovarianceWarning, covariance
 from mechstyle.editing.edit import load_edit
-from mechstyle.editing.keys import subject_keys
+from mechstyle.editing.keys import sample_contexts, subject_keys
 from mechstyle.editing.methods import rome
 from mechstyle.editing.targets import TargetOptions, optimise_target
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
+from mechstyle.evaluation import evaluate
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.models import fingerprint, load_model
 from tests.oracles.rome_loop import rome_loop
@@ -228,3 +230,19 @@ def test_processed_and_broken_models_are_refused(tiny_model: HookedTransformer, 
     tiny_model.cfg.normalization_type = "LNPre"
     with pytest.raises(ModelError, match="processed weights"):
         rome(tiny_model, REQUEST, layer=1, covariance=moments)
+
+
+def test_rome_rewrites_facts_of_the_trained_organism_and_spares_their_neighbours(
+    organism: HookedTransformer,
+) -> None:
+    requests = organisms.requests("organism-m", n=4, seed=11)
+    moments = covariance(organism, organisms.texts("organism-m", n=250), layers=[2], n_keys=8_000)
+    contexts = sample_contexts(organism, seed=0)
+    edits = [rome(organism, one, layer=2, covariance=moments, contexts=contexts) for one in requests]
+    scores = evaluate(organism, requests, edits=edits)
+    assert scores.summary(stage="before")["value"]["efficacy"] == 0.0
+    after = scores.summary()["value"]
+    # Four facts are few (one search ends unfinished after 20 steps): rates over 100 are in the model card.
+    assert after["efficacy"] >= 0.75
+    assert after["paraphrase"] >= 0.5
+    assert after["neighborhood"] >= 0.8
