@@ -12,11 +12,9 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,6 +24,14 @@ from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, architecture_of, hooked_from_hf, require_parity
 from mechstyle.hf_source import check_tokenizer, from_folder, from_hub, quietly
 from mechstyle.identity import HookedModel, Json, active_base, fingerprint, provenance
+from mechstyle.weights import (
+    UNPROCESSED,
+    default_prepend_bos,
+    parameter,
+    require_editable,
+    require_finite,
+    resolve_bos,
+)
 
 __all__ = [
     "HookedModel",
@@ -42,9 +48,6 @@ __all__ = [
     "require_editable",
     "resolve_bos",
 ]
-
-UNPROCESSED: Final = "mechstyle_unprocessed"
-"""Attribute of a model: its weights are as trained, because ``load_model`` made it."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,12 @@ def load_model(
     if not isinstance(hf, architecture.hf_class):
         raise ModelError(f"{name}: expected a {architecture.hf_class.__name__}, not a {type(hf).__name__}.")
     model = hooked_from_hf(hf, architecture, name=name, device=target, dtype=exact)
-    _require_finite(model, name)
+    require_finite(model, name)
     if check_parity:
         require_parity(model, hf, name=name)
     if dtype != exact:
         model.to(dtype, print_details=False)
-        _require_finite(model, f"{name} in {dtype}")
+        require_finite(model, f"{name} in {dtype}")
     _attach_tokenizer(model, tokenizer, name)
     setattr(model, UNPROCESSED, True)
     return model
@@ -162,68 +165,6 @@ def export_hf(model: HookedTransformer, folder: str | os.PathLike[str]) -> Path:
     return target
 
 
-def parameter(model: HookedModel, name: str) -> Tensor:
-    """The live parameter to write into under ``torch.no_grad()`` (``model.W_out`` is a stacked copy).
-
-    Raises:
-        ModelError: the model has no parameter of this name.
-
-    Example:
-        >>> parameter(model, "blocks.4.mlp.W_out").shape  # doctest: +SKIP
-        torch.Size([768, 192])
-    """
-    found = dict(model.named_parameters())
-    if name not in found:
-        suffix = name.rpartition(".")[2]
-        alike = [known for known in found if known.endswith(f".{suffix}")] or list(found)
-        raise ModelError(
-            f"model has no parameter {name!r}; it has for example {alike[0]!r} ({len(found)} in all)."
-        )
-    return found[name]
-
-
-def require_editable(model: HookedModel) -> None:
-    """Make sure that the model's weights are as trained and finite.
-
-    Raises:
-        ModelError: LayerNorm was folded, weights were centred, or some are NaN or infinite.
-    """
-    kind = str(model.cfg.normalization_type)
-    reason = f"LayerNorm is folded into them (normalization_type {kind!r})" if kind.endswith("Pre") else None
-    weights = dict(model.named_parameters())
-    # In 16 bits plain weights can look centred: there the loader's mark decides.
-    exact = torch.finfo(weights["unembed.W_U"].dtype).bits >= 32 if "unembed.W_U" in weights else False
-    if reason is None and (exact or not getattr(model, UNPROCESSED, False)):
-        centred = [name for name in ("blocks.0.mlp.W_out", "unembed.W_U") if _rows_centred(weights.get(name))]
-        if centred:
-            reason = f"the rows of {' and '.join(centred)} are centred"
-    if reason is not None:
-        raise ModelError(
-            f"model has processed weights: {reason}, so an edit or export would not be of the trained model. "
-            "Load it with mechstyle.load_model, or HookedTransformer.from_pretrained_no_processing."
-        )
-    _require_finite(model, "model")
-
-
-def default_prepend_bos(model: HookedModel) -> bool:
-    """Whether prompts of this model begin with its BOS token when nobody says otherwise."""
-    return bool(model.cfg.default_prepend_bos)
-
-
-def resolve_bos(model: HookedModel, prepend_bos: bool | None) -> bool:
-    """The caller's choice, or the model's default for None.
-
-    Raises:
-        ModelError: a BOS token is wanted and the tokenizer has none.
-    """
-    wanted = default_prepend_bos(model) if prepend_bos is None else prepend_bos
-    if wanted and model.tokenizer.bos_token_id is None:
-        raise ModelError(
-            "prepend_bos=True, but the model's tokenizer has no BOS token. Pass prepend_bos=False."
-        )
-    return wanted
-
-
 def _open(
     name: str, tokenizer: PreTrainedTokenizerBase | None, *, dtype: torch.dtype, local: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -261,23 +202,6 @@ def _attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBa
         own.pad_token = own.eos_token
     model.tokenizer = own
     model.cfg.tokenizer_prepends_bos = len(own.encode("")) > 0
-
-
-def _require_finite(model: HookedModel, name: str) -> None:
-    broken = [key for key, weight in model.named_parameters() if not torch.isfinite(weight).all()]
-    if broken:
-        raise ModelError(
-            f"{name} holds NaN or infinite numbers in {len(broken)} weights, first {broken[0]!r}."
-        )
-
-
-def _rows_centred(weight: Tensor | None) -> bool:
-    """Whether every row adds up to zero, up to rounding of this number format."""
-    if weight is None:
-        return False
-    values = weight.detach().double()
-    scale = values.abs().max().item() * math.sqrt(values.shape[-1]) * torch.finfo(weight.dtype).eps
-    return bool((values.mean(-1).abs().max() <= 4 * scale).item()) and bool(values.any())
 
 
 def _info(folder: Path) -> ModelInfo:
