@@ -1,4 +1,4 @@
-"""A model's weights: where a parameter lives, whether it may be edited; and whether prompts begin with BOS."""
+"""Where a parameter lives, whether a model may be edited, and whether its prompts begin with BOS."""
 
 from __future__ import annotations
 
