@@ -19,9 +19,27 @@ __all__ = [
     "interval",
     "kl_divergence",
     "logit_difference",
+    "token_logprobs",
 ]
 
 Reduce = Literal["sum", "mean"]
+
+
+def token_logprobs(
+    logits: Float[Tensor, "batch pos vocab"], ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos"]:
+    """Log-probability (nats) of one token at each position, in fp32 at least, whatever the logits' dtype.
+
+    Args:
+        ids: the tokens that are predicted there; one row [1, pos] serves every row of `logits`.
+
+    Example:
+        >>> token_logprobs(torch.zeros(1, 1, 4), torch.tensor([[2]])).exp()
+        tensor([[0.2500]])
+    """
+    scores = _upcast(logits)
+    wanted = ids.to(logits.device).expand(logits.shape[:-1])
+    return scores.gather(-1, wanted[..., None])[..., 0] - scores.logsumexp(-1)
 
 
 def answer_logprobs(
@@ -63,8 +81,7 @@ def answer_logprobs(
             f"has a token and a token before it; got n_prompt={first.tolist()} and stop={last.tolist()}."
         )
     answer = ids.to(device).expand(rows, width)[:, low:high]
-    scores = _upcast(logits[:, low - 1 : high - 1])
-    chosen = scores.gather(-1, answer[..., None])[..., 0] - scores.logsumexp(-1)
+    chosen = token_logprobs(logits[:, low - 1 : high - 1], answer)
     position = torch.arange(low, high, device=device)
     wanted = (position >= first[:, None]) & (position < last[:, None])
     total = torch.where(wanted, chosen, torch.zeros_like(chosen)).sum(-1)

@@ -1,4 +1,4 @@
-"""The wanted MLP output: a vector, found by gradient descent, that makes the model say the new target."""
+"""The wanted value: a vector, found by gradient descent, that makes the model say the new target."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
-from mechstyle.editing.keys import BARE, check_contexts, last_subject_index
+from mechstyle.editing.keys import BARE, check_contexts
+from mechstyle.editing.target_rows import TargetRows, target_rows
+from mechstyle.editing.target_runs import TargetKind, TargetRuns, requests_within, target_runs
 from mechstyle.errors import InputError, RangeError, TextError, WorkError
-from mechstyle.facts import EditRequest, Fact
-from mechstyle.metrics import kl_divergence
+from mechstyle.facts import EditRequest
+from mechstyle.metrics import kl_divergence, token_logprobs
 from mechstyle.models import HookedModel
-from mechstyle.runs import residual_before, resume
 from mechstyle.sites import Site, check_layer
-from mechstyle.tokens import EncodedPrompt, encode, encode_fact, pad
 
-__all__ = ["Target", "TargetOptions", "optimise_target"]
+__all__ = ["Target", "TargetOptions", "optimise_target", "optimise_targets"]
 
 KlPosition = Literal["subject", "end"]
 
@@ -84,11 +86,11 @@ class TargetOptions:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What was found: the MLP output wanted on the bare prompt is ``output + delta``.
+    """What was found: the value wanted on the bare prompt is ``output + delta``.
 
     Args:
         delta: the change wanted at the subject's last token, fp32 (fp64 for fp64 models).
-        output: the MLP output there on the bare prompt, before the edit.
+        output: the MLP output (or the layer's, by ``kind``) there on the bare prompt, before the edit.
         losses: total loss at each evaluation, first to last.
         answer_nll: its first part, mean over contexts of the mean over the new target's tokens of -log P, in
             nats.
@@ -100,22 +102,6 @@ class Target:
     answer_nll: tuple[float, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """One right-padded batch: the contexts with the new target, and as the last row the KL prompt if used.
-
-    ``at`` lists the (row, position) states that are read: those which predict answer tokens, then the KL
-    state.
-    """
-
-    ids: Int[Tensor, "row pos"]
-    subject: Int[Tensor, " row"]
-    at: tuple[Int[Tensor, " state"], Int[Tensor, " state"]]
-    answer_ids: Int[Tensor, " answer"]
-    weights: Float[Tensor, " answer"]
-    bare: int
-
-
 def optimise_target(
     model: HookedModel,
     request: EditRequest,
@@ -124,124 +110,170 @@ def optimise_target(
     contexts: Sequence[str] = (BARE,),
     options: TargetOptions | None = None,
     prepend_bos: bool | None = None,
+    kind: TargetKind = "mlp",
 ) -> Target:
-    """Find ``δ`` which, added to the MLP output at the subject's last token, brings the new target about.
-
-    Minimises ``mean_contexts(-mean_tokens log P(new target)) + κ KL(P_δ ‖ P) + ω ‖δ‖ / ‖v₀‖²`` by Adam, with
-    ``δ`` projected to ``‖δ‖ ≤ c ‖v₀‖`` after every update. The model's weights get no gradients and do not
-    change. Everything below the layer is constant and run once.
+    """Find ``δ`` for one request, as ``optimise_targets`` does for many.
 
     Raises:
-        TextError: a prompt cannot be tokenised.
-        RangeError: the layer is out of range.
-        WorkError: the loss became NaN or infinite.
+        TextError, RangeError, WorkError: as there.
 
     Meng et al. 2022 (ROME) eq. 4; Adam, early stop and clamp as in their code.
 
     >>> optimise_target(model, request, layer=4, contexts=("{}",)).losses[-1]  # doctest: +SKIP
     0.04
     """
+    (found,) = optimise_targets(
+        model, [request], layer=layer, contexts=contexts, options=options, prepend_bos=prepend_bos, kind=kind
+    )
+    return found
+
+
+def optimise_targets(
+    model: HookedModel,
+    requests: Sequence[EditRequest],
+    *,
+    layer: int,
+    contexts: Sequence[str] = (BARE,),
+    options: TargetOptions | None = None,
+    prepend_bos: bool | None = None,
+    kind: TargetKind = "mlp",
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> list[Target]:
+    """Find for each request the ``δ`` which, added at the subject's last token, brings its new target about.
+
+    Minimises ``mean_contexts(-mean_tokens log P(new target)) + κ KL(P_δ ‖ P) + ω ‖δ‖ / ‖v₀‖²`` by Adam, with
+    ``δ`` projected to ``‖δ‖ ≤ c ‖v₀‖`` after every update. The model's weights get no gradients and do not
+    change. Everything below the layer and before the subjects' last tokens is constant and run once. Requests
+    share batches, and each stops by itself: the result is that of one by one, up to rounding (which Adam
+    amplifies in fp32).
+
+    Args:
+        kind: what ``δ`` is added to: ``"mlp"``, the layer's MLP output (ROME), or ``"resid"``, what leaves
+            the layer (MEMIT).
+        batch_size: requests in one batch; None takes what fits into 512 MiB (on a GPU into a quarter of its
+            free memory).
+        progress: show a progress bar on stderr.
+
+    Raises:
+        InputError: no requests, or an unknown ``kind``.
+        TextError: a prompt cannot be tokenised.
+        RangeError: the layer or ``batch_size`` is out of range.
+        WorkError: a loss became NaN or infinite.
+
+    Meng et al. 2022 (ROME) eq. 4, Meng et al. 2023 (MEMIT) eq. 16.
+
+    >>> [target.losses[-1] for target in optimise_targets(model, requests, layer=4)]  # doctest: +SKIP
+    [0.04, 0.05]
+    """
     check_layer(layer, model.cfg.n_layers)
     options = TargetOptions() if options is None else options
-    rows = _rows(model, request, check_contexts(contexts), options, prepend_bos)
-    residual = residual_before(model, rows.ids, layer)
-    exact = torch.float64 if residual.dtype == torch.float64 else torch.float32
-    delta = torch.zeros(residual.shape[-1], dtype=exact, device=residual.device, requires_grad=True)
-    every_row = torch.arange(len(rows.ids), device=residual.device)
-    subject = rows.subject.to(residual.device)
-    outputs: list[Tensor] = []
-
-    def add_delta(state: Tensor, hook: Any) -> Tensor:
-        outputs.append(state.detach()[rows.bare, subject[rows.bare]].to(exact))
-        return state.index_put(
-            (every_row, subject), delta.to(state.dtype).expand(len(rows.ids), -1), accumulate=True
-        )
-
-    hooks = [(Site(layer, "mlp").hook, add_delta)]
-    optimiser = torch.optim.Adam([delta], lr=options.lr)
-    losses: list[float] = []
-    answer_nll: list[float] = []
-    reference: Tensor | None = None
-    with _frozen(model), torch.enable_grad():
-        for step in range(options.steps):
-            scores = resume(model, residual, layer, at=rows.at, hooks=hooks, grad=True).to(exact)
-            nll = _answer_nll(scores, rows)
-            # At the first evaluation delta is 0, so these are the unedited model's own.
-            reference = scores[len(rows.answer_ids) :].detach() if reference is None else reference
-            size = torch.linalg.vector_norm(outputs[0])
-            kl = kl_divergence(scores[len(rows.answer_ids) :], reference).sum()
-            decay = torch.linalg.vector_norm(delta) / size**2
-            loss = nll + options.kl_factor * kl + options.weight_decay * decay
-            losses.append(loss.item())
-            answer_nll.append(nll.item())
-            if not math.isfinite(losses[-1]):
-                raise WorkError(
-                    f"target: the loss became {losses[-1]} at step {step}; lower TargetOptions.lr."
-                )
-            if losses[-1] < options.early_stop or step == options.steps - 1:
-                break
-            (delta.grad,) = torch.autograd.grad(loss, delta)
-            optimiser.step()
-            _clamp(delta, options.clamp_norm * size)
-    return Target(delta.detach(), outputs[0], tuple(losses), tuple(answer_nll))
-
-
-def _rows(
-    model: HookedModel,
-    request: EditRequest,
-    contexts: tuple[str, ...],
-    options: TargetOptions,
-    prepend_bos: bool | None,
-) -> _Rows:
-    encoded = [
-        encode_fact(model, request.fact, target=request.new_target, template=context, prepend_bos=prepend_bos)
-        for context in contexts
-    ]
-    states = [
-        (row, position)
-        for row, one in enumerate(encoded)
-        for position in range(one.n_prompt - 1, len(one) - 1)
-    ]
-    weights = [1 / (len(encoded) * len(one.target_ids)) for one in encoded for _ in one.target_ids]
-    answer_ids = torch.cat([one.target_ids for one in encoded])
-    if options.kl_factor > 0:
-        own = _kl_prompt(model, request.fact, options, prepend_bos)
-        states.append(
-            (len(encoded), last_subject_index(own) if options.kl_position == "subject" else len(own) - 1)
-        )
-        encoded.append(own)
-    rows, positions = torch.tensor(states).T
-    return _Rows(
-        ids=pad(encoded, pad_id=0).ids,
-        subject=torch.tensor([last_subject_index(one) for one in encoded]),
-        at=(rows, positions),
-        answer_ids=answer_ids,
-        weights=torch.tensor(weights, dtype=torch.float64),
-        bare=contexts.index(BARE),
+    chosen = check_contexts(contexts)
+    if not requests:
+        raise InputError("requests: expected at least one EditRequest, got none.")
+    if kind not in get_args(TargetKind):
+        raise InputError(f"kind: expected 'mlp' or 'resid', got {kind!r}.")
+    if batch_size is not None and (
+        isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
+    ):
+        raise RangeError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}.")
+    rows = target_rows(
+        model,
+        requests,
+        chosen,
+        kl_prompt=options.kl_prompt if options.kl_factor > 0 else None,
+        kl_at_subject=options.kl_position == "subject",
+        prepend_bos=prepend_bos,
     )
+    size = requests_within(model, rows, layer) if batch_size is None else batch_size
+    # Requests with much text behind the subject share batches.
+    longest = torch.zeros(len(requests), dtype=torch.long)
+    longest = longest.scatter_reduce(0, rows.request, rows.lengths - rows.subject, "amax")
+    order = longest.argsort(stable=True).tolist()
+    found: dict[int, Target] = {}
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+        task = bar.add_task(f"targets ({size} requests at most)", total=len(requests))
+        for first in range(0, len(order), size):
+            some = order[first : first + size]
+            batch, _ = rows.of(some)
+            found.update(zip(some, _search(model, batch, Site(layer, kind), options), strict=True))
+            bar.advance(task, len(some))
+    return [found[number] for number in range(len(requests))]
 
 
-def _kl_prompt(
-    model: HookedModel, fact: Fact, options: TargetOptions, prepend_bos: bool | None
-) -> EncodedPrompt:
-    start = options.kl_prompt.index(BARE)
-    text = options.kl_prompt.replace(BARE, fact.subject, 1)
-    return encode(model, text, subject_offsets=(start, start + len(fact.subject)), prepend_bos=prepend_bos)
+def _search(model: HookedModel, rows: TargetRows, site: Site, options: TargetOptions) -> list[Target]:
+    """The targets of requests that share a batch."""
+    n_requests = len(rows.bare)
+    with _frozen(model), torch.enable_grad():
+        runs = target_runs(model, rows, site)
+        states = runs.outputs()
+        exact = torch.float64 if states.dtype == torch.float64 else torch.float32
+        outputs = states[rows.bare.to(states.device)].to(exact)
+        size = torch.linalg.vector_norm(outputs, dim=-1)
+        deltas = torch.zeros_like(outputs, requires_grad=True)
+        optimiser = torch.optim.Adam([deltas], lr=options.lr)
+        active = list(range(n_requests))
+        losses: list[list[float]] = [[] for _ in active]
+        answer_nll: list[list[float]] = [[] for _ in active]
+        final = torch.zeros_like(outputs)
+        reference: Tensor | None = None
+        for step in range(options.steps):
+            chosen = torch.tensor(active, device=deltas.device)
+            own = deltas[chosen]
+            nll, kl_logits = _read(runs, rows, own, exact)
+            # At the first evaluation delta is 0, so these are the unedited model's own.
+            reference = kl_logits.detach() if reference is None else reference
+            kl = kl_divergence(kl_logits, reference) if len(rows.kl_row) else torch.zeros_like(nll)
+            decay = torch.linalg.vector_norm(own, dim=-1) / size[chosen] ** 2
+            loss = nll + options.kl_factor * kl + options.weight_decay * decay
+            stopped = list[int]()
+            for place, number in enumerate(active):
+                losses[number].append(loss[place].item())
+                answer_nll[number].append(nll[place].item())
+                if not math.isfinite(losses[number][-1]):
+                    raise WorkError(
+                        f"target: the loss became {losses[number][-1]} at step {step}; "
+                        "lower TargetOptions.lr."
+                    )
+                if losses[number][-1] < options.early_stop or step == options.steps - 1:
+                    final[number] = deltas[number].detach()
+                    stopped.append(number)
+            if len(stopped) == len(active):
+                break
+            (deltas.grad,) = torch.autograd.grad(loss.sum(), deltas)
+            optimiser.step()
+            _clamp(deltas, options.clamp_norm * size)
+            if stopped:
+                kept = [place for place, number in enumerate(active) if number not in stopped]
+                active = [active[place] for place in kept]
+                rows, index = rows.of(kept)
+                runs = runs.kept(rows, index)
+                reference = reference[kept] if len(rows.kl_row) else reference
+    return [
+        Target(final[number], outputs[number], tuple(losses[number]), tuple(answer_nll[number]))
+        for number in range(n_requests)
+    ]
 
 
-def _answer_nll(scores: Tensor, rows: _Rows) -> Tensor:
-    """Mean over contexts of the mean over answer tokens of -log P."""
-    answers = rows.answer_ids.to(scores.device)
-    own = scores[: len(answers)]
-    logprobs = own.gather(-1, answers[:, None])[:, 0] - own.logsumexp(-1)
-    return -(logprobs * rows.weights.to(logprobs)).sum()
+def _read(
+    runs: TargetRuns, rows: TargetRows, deltas: Tensor, exact: torch.dtype
+) -> tuple[Float[Tensor, " request"], Float[Tensor, "request_or_none vocab"]]:
+    """Each request's mean over contexts of the mean over answer tokens of -log P; logits of the KL states."""
+    row = torch.cat([rows.answer_row, rows.kl_row])
+    end = torch.cat([rows.answer_end, torch.ones_like(rows.kl_row)])
+    scores = runs.logits(deltas[rows.request.to(deltas.device)], row, end).to(exact)
+    n_answers = len(rows.answer_row)
+    logprobs = token_logprobs(scores[:n_answers, None], rows.answer_id[:, None])[:, 0]
+    weighted = logprobs * rows.answer_weight.to(logprobs)
+    request = rows.request[rows.answer_row].to(weighted.device)
+    return -torch.zeros_like(deltas[:, 0]).index_add(0, request, weighted), scores[n_answers:]
 
 
-def _clamp(delta: Tensor, largest: Tensor) -> None:
+def _clamp(deltas: Tensor, largest: Tensor) -> None:
     with torch.no_grad():
-        norm = torch.linalg.vector_norm(delta)
-        if norm > largest:
-            delta.mul_(largest / norm)
+        norm = torch.linalg.vector_norm(deltas, dim=-1)
+        scale = torch.where(norm > largest, largest / norm, torch.ones_like(norm))
+        deltas.mul_(scale[:, None])
 
 
 @contextmanager

@@ -33,7 +33,8 @@ from mechstyle.study.layer import choose_layer
 from mechstyle.threads import few_threads
 from mechstyle.tokens import encode_fact
 from mechstyle.tracing.aggregate import average_by_role
-from mechstyle.tracing.causal_trace import KINDS, causal_trace, default_window
+from mechstyle.tracing.causal_trace import KINDS, causal_trace
+from mechstyle.tracing.grid import default_window
 from mechstyle.tracing.trace import Trace
 
 __all__ = ["reusable", "run_study"]

@@ -1,12 +1,8 @@
-"""Causal tracing in its textbook form: corrupt the subject, put one clean state back, see what returns.
-
-Plain hooks over whole sequences; a row of a batch is one restored token under one noise draw.
-"""
+"""Causal tracing: corrupt the subject, put one clean state back, see what returns."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
@@ -17,25 +13,26 @@ import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel, active_base, provenance
-from mechstyle.runs import capture, logits
-from mechstyle.sites import Kind, Site
+from mechstyle.runs import logits
+from mechstyle.sites import Kind
 from mechstyle.tokens import EncodedPrompt, encode_fact
+from mechstyle.tracing.answer import Metric, Question
 from mechstyle.tracing.corruption import GaussianNoise, reference_sigma
-from mechstyle.tracing.restoration import CorruptedRuns, Metric
+from mechstyle.tracing.engines import Engine, choose_engine, clean_run
+from mechstyle.tracing.grid import cells_of, default_window
 from mechstyle.tracing.trace import DIMS, Trace
 
-__all__ = ["causal_trace", "default_window", "window_layers"]
+__all__ = ["causal_trace"]
 
 KINDS: tuple[Kind, ...] = ("resid", "mlp", "attn")
 METRICS = get_args(Metric)
 PREDICTED = "predicted"
-ROWS = 64
 
 
 def causal_trace(
@@ -53,6 +50,7 @@ def causal_trace(
     window: int | None = None,
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
+    engine: Engine = "auto",
     progress: bool = False,
 ) -> Trace:
     """Restore one clean state at a time in a corrupted run and measure the answer (Meng et al. 2022, 2.1).
@@ -71,7 +69,11 @@ def causal_trace(
             continuation.
         samples: number of noise draws.
         window: layers in an mlp or attn window; None is 10 of 48, scaled to the model's depth.
-        batch_size: rows in one forward pass, where a row is a noise draw with one token restored; None is 64.
+        batch_size: most rows in one forward pass, where a row is one cell under one noise draw; None takes
+            what fits into 512 MiB (on a GPU into a quarter of its free memory).
+        engine: "resume" computes only what a restored state can change; "whole" runs whole sequences; "auto"
+            resumes where the model allows it (`mechstyle.blocks.can_resume`) and nobody has put hooks on it:
+            hooks see the last positions only in a resumed run. Both give the same numbers up to rounding.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -93,6 +95,7 @@ def causal_trace(
     n_layers = int(model.cfg.n_layers)
     window = default_window(n_layers) if window is None else window
     _check(kinds, metric, samples=samples, window=window, batch_size=batch_size)
+    engine = choose_engine(model, engine)
     encoded = encode_fact(model, fact, target=_target(fact, answer), prepend_bos=prepend_bos)
     if answer == PREDICTED:
         encoded = _with_predicted(model, encoded)
@@ -101,23 +104,28 @@ def causal_trace(
     draws = chosen.sample(
         sigma=sigma_used, n_tokens=len(subject), d_model=int(model.cfg.d_model), samples=samples, seed=seed
     )
-    clean_logits = logits(model, encoded.ids[None])
-    if not bool(torch.isfinite(clean_logits).all()):
+    question = Question(encoded, metric)
+    clean = clean_run(engine, model, question, kinds)
+    if not bool(torch.isfinite(clean.logits).all()):
         raise ModelError(
             "model: its logits on the clean prompt are NaN or infinite. Load a model with finite weights."
         )
-    sites = [Site(layer, kind) for kind in kinds for layer in range(n_layers)]
-    states = capture(model, encoded.ids[None], sites)
-    runs = CorruptedRuns(model, encoded, subject, draws, states, metric, batch_size or ROWS)
-    corrupted = runs.baseline()
-
-    grid = {kind: np.tile(corrupted[:, None, None], (1, encoded.n_prompt, n_layers)) for kind in kinds}
+    rows = question.rows_within(model) if batch_size is None else batch_size
     tokens = range(subject.start, encoded.n_prompt)
-    console = Console(stderr=True)
-    for site in track(sites, "tracing", console=console, disable=not progress, transient=True):
-        width = 1 if site.kind == "resid" else window
-        restored = [Site(layer, site.kind) for layer in window_layers(site.layer, width, n_layers)]
-        grid[site.kind][:, tokens.start :, site.layer] = runs.restored(restored, tokens)
+    cells = [cell for kind in kinds for cell in cells_of(kind, tokens, window=window, n_layers=n_layers)]
+    shape = (len(draws), encoded.n_prompt, n_layers)
+    corrupted, grid = np.empty(len(draws)), {kind: np.empty(shape) for kind in kinds}
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+        task = bar.add_task(f"tracing ({engine}, {rows} rows at most)", total=len(cells) * len(draws))
+        for first in range(0, len(draws), rows):
+            here = slice(first, first + rows)
+            runs = clean.corrupted(draws[here], max_rows=rows)
+            corrupted[here] = runs.baseline()
+            for values in grid.values():
+                values[here] = corrupted[here][:, None, None]
+            for cell, scores in runs.restored(cells):
+                grid[cell.kind][here, cell.token, cell.layer] = scores
+                bar.advance(task, len(scores))
 
     record = provenance(
         model,
@@ -125,7 +133,7 @@ def causal_trace(
         answer=encoded.text[encoded.offsets[encoded.n_prompt][0] :],
         answer_tokens=encoded.target_ids.tolist(),
         answer_source="target" if answer is None else PREDICTED if answer == PREDICTED else "given",
-        knows=_knows(clean_logits[0], encoded),
+        knows=question.greedy(clean.logits),
         kinds=list(kinds),
         metric=metric,
         noise={**chosen.record(), "sigma": sigma_used, "sigma_source": source},
@@ -134,31 +142,13 @@ def causal_trace(
         window=window,
         prepend_bos=encoded.prepend_bos,
         active_edits=sorted(active_base(model)),
+        engine=engine,
+        max_batch=rows,
     )
-    clean = float(runs.score(clean_logits)[0])
+    score = float(question.score(clean.logits, run="clean")[0])
     return Trace(
-        _dataset(grid, clean=clean, corrupted=corrupted, encoded=encoded, record=record, metric=metric)
+        _dataset(grid, clean=score, corrupted=corrupted, encoded=encoded, record=record, metric=metric)
     )
-
-
-def default_window(n_layers: int) -> int:
-    """ROME's window of 10 layers of 48, scaled to a model's depth and at least 1.
-
-    Example:
-        >>> default_window(48), default_window(12)
-        (10, 2)
-    """
-    return min(10, max(1, round(n_layers * 10 / 48)))
-
-
-def window_layers(layer: int, window: int, n_layers: int) -> range:
-    """The layers of a window centred on `layer`: max(0, l - w // 2) to min(n, l + ceil(w / 2)) - 1.
-
-    Example:
-        >>> list(window_layers(5, 4, 12)), list(window_layers(0, 4, 12))
-        ([3, 4, 5, 6], [0, 1])
-    """
-    return range(max(0, layer - window // 2), min(n_layers, layer + math.ceil(window / 2)))
 
 
 def _corruption(
@@ -231,12 +221,6 @@ def _sigma(model: HookedModel, corruption: GaussianNoise) -> tuple[float | None,
     if corruption.sigma is not None:
         return corruption.sigma, "given"
     return reference_sigma(model)
-
-
-def _knows(clean: Float[Tensor, "pos vocab"], encoded: EncodedPrompt) -> bool:
-    """Whether greedy decoding of the clean prompt gives the answer."""
-    greedy = clean[encoded.n_prompt - 1 : -1].argmax(-1).cpu()
-    return bool(torch.equal(greedy, encoded.target_ids))
 
 
 def _dataset(

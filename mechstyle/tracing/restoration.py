@@ -1,87 +1,91 @@
-"""Corrupted runs of one prompt, with clean states put back, and the answer's score in them."""
+"""Hooks that corrupt and restore, and causal tracing by whole runs: the form that needs nothing but hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mechstyle.errors import WorkError
-from mechstyle.metrics import answer_logprobs
 from mechstyle.models import HookedModel
-from mechstyle.runs import Hook, logits
-from mechstyle.sites import Site
-from mechstyle.tokens import EncodedPrompt
+from mechstyle.runs import Hook, capture, logits
+from mechstyle.sites import Kind, Site
+from mechstyle.tracing.answer import Question
+from mechstyle.tracing.grid import Cell
 
-__all__ = ["CorruptedRuns", "Metric", "corrupt", "restore"]
+__all__ = ["Scores", "WholeCleanRun", "WholeRuns", "corrupt", "put_back"]
 
-Metric = Literal["prob", "logprob"]
+Scores = Float[NDArray[np.float64], " sample"]
+States = Mapping[Site, Float[Tensor, "1 pos d_model"]]
 
 
 @dataclass(frozen=True, eq=False)
-class CorruptedRuns:
-    """Corrupted runs of a prompt over fixed noise draws: every cell of a grid sees the same ones.
+class WholeCleanRun:
+    """The clean run of a question and its states.
 
     Attributes:
-        clean: the clean run's states, by site, that may be put back.
-        batch_size: rows (a draw and a restored token) in one forward pass.
+        logits: those that predict the answer's tokens.
+        states: what may be put back.
     """
 
     model: HookedModel
-    encoded: EncodedPrompt
-    subject: range
+    question: Question
+    logits: Float[Tensor, "1 answer vocab"]
+    states: States
+
+    @classmethod
+    def of(cls, model: HookedModel, question: Question, kinds: Sequence[Kind]) -> WholeCleanRun:
+        """Run the prompt."""
+        sites = [Site(layer, kind) for kind in kinds for layer in range(int(model.cfg.n_layers))]
+        found = logits(model, question.ids, n_last=question.n_answer)
+        return cls(model, question, found, capture(model, question.ids, sites))
+
+    def corrupted(self, draws: Tensor, *, max_rows: int) -> WholeRuns:
+        """The same prompt under some noise draws."""
+        return WholeRuns(self.model, self.question, draws, self.states, max_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class WholeRuns:
+    """Corrupted runs of a question over some noise draws, each cell run from the first token to the last.
+
+    Attributes:
+        clean: the clean run's states, by site, that may be put back.
+        max_rows: rows (a cell under a draw) in one batch.
+    """
+
+    model: HookedModel
+    question: Question
     draws: Float[Tensor, "sample subject_token d_model"]
-    clean: Mapping[Site, Float[Tensor, "1 pos d_model"]]
-    metric: Metric
-    batch_size: int
+    clean: States
+    max_rows: int
 
-    def baseline(self) -> Float[NDArray[np.float64], " sample"]:
-        """Score of the answer for each draw, with nothing put back.
+    def baseline(self) -> Scores:
+        """Score of the answer for each draw, with nothing put back."""
+        return self._scores(self.draws, [])
 
-        Raises:
-            WorkError: a score is not finite.
-        """
-        return np.concatenate([self._scores(draws, []) for draws in self.draws.split(self.batch_size)])
-
-    def restored(self, sites: Sequence[Site], tokens: range) -> Float[NDArray[np.float64], "sample token"]:
-        """Score of the answer for each draw and token, with the token's clean states at these sites put back.
-
-        Raises:
-            WorkError: a score is not finite.
-        """
+    def restored(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Scores]]:
+        """Score of the answer for each draw, for every cell."""
         samples = len(self.draws)
-        draws = self.draws.repeat(len(tokens), 1, 1)
-        token_of_row = torch.tensor(tokens).repeat_interleave(samples)
-        batches = zip(draws.split(self.batch_size), token_of_row.split(self.batch_size), strict=True)
-        scores = [
-            self._scores(batch, [restore(site, self.clean[site], at) for site in sites])
-            for batch, at in batches
-        ]
-        return np.concatenate(scores).reshape(len(tokens), samples).T
+        most = max(1, self.max_rows // samples)
+        for first in range(0, len(cells), most):
+            some = cells[first : first + most]
+            hooks = put_back([(cell, cell.layers) for cell in some], self.clean, samples=samples)
+            scores = self._scores(self.draws.repeat(len(some), 1, 1), hooks)
+            yield from zip(some, scores.reshape(len(some), samples), strict=True)
 
     def _scores(self, draws: Tensor, restorations: Sequence[Hook]) -> NDArray[np.float64]:
         """The noise comes first, so that a state put back at the embedding stays clean."""
-        ids = self.encoded.ids.expand(len(draws), -1)
-        found = self.score(logits(self.model, ids, hooks=[corrupt(draws, self.subject), *restorations]))
-        if not np.isfinite(found).all():
-            raise WorkError(
-                "causal_trace: a corrupted run gave a score that is NaN or infinite. "
-                "Use less noise, or load the model with a wider dtype such as torch.float32."
-            )
-        return found
-
-    def score(self, run: Float[Tensor, "sample pos vocab"]) -> Float[NDArray[np.float64], " sample"]:
-        """The metric of the whole answer in each row of logits."""
-        found = answer_logprobs(run, self.encoded.ids[None], self.encoded.n_prompt)
-        wanted = found.exp() if self.metric == "prob" else found
-        array: NDArray[np.float64] = wanted.double().cpu().numpy()
-        return array
+        subject = self.question.encoded.subject
+        assert subject is not None
+        ids = self.question.ids.expand(len(draws), -1)
+        hooks = [corrupt(draws, subject), *restorations]
+        return self.question.score(logits(self.model, ids, hooks=hooks, n_last=self.question.n_answer))
 
 
 def corrupt(draws: Float[Tensor, "sample subject_token d_model"], subject: range) -> Hook:
@@ -95,12 +99,35 @@ def corrupt(draws: Float[Tensor, "sample subject_token d_model"], subject: range
     return Site(0, "embed").hook, add_noise
 
 
-def restore(site: Site, clean: Float[Tensor, "1 pos d_model"], tokens: Int[Tensor, " row"]) -> Hook:
-    """The hook that puts back, in each row, the clean state of that row's token at a site."""
+def put_back(cells: Sequence[tuple[Cell, Sequence[int]]], clean: States, *, samples: int) -> list[Hook]:
+    """Hooks that put the clean state of each cell's token back, in the cell's own rows of a batch.
 
-    def put_back(state: Tensor, hook: Any) -> Tensor:
-        state, at = state.clone(), tokens.to(state.device)
-        state[torch.arange(len(at), device=state.device), at] = clean[0, at]
-        return state
+    Args:
+        cells: in the order of their rows, each with the layers to restore.
+        clean: states of the whole prompt; the batch may hold its last positions only.
+        samples: rows of one cell.
+    """
+    wanted: dict[Site, list[int]] = {}
+    for index, (cell, layers) in enumerate(cells):
+        for layer in layers:
+            wanted.setdefault(Site(layer, cell.kind), []).append(index)
+    tokens = [cell.token for cell, _ in cells]
+    return [
+        _put_back(site, clean[site], rows, [tokens[row] for row in rows], samples)
+        for site, rows in wanted.items()
+    ]
 
-    return site.hook, put_back
+
+def _put_back(site: Site, clean: Tensor, rows: Sequence[int], columns: Sequence[int], samples: int) -> Hook:
+    index, column = torch.tensor(rows, device=clean.device), torch.tensor(columns, device=clean.device)
+    own = clean[0, column][:, None]
+
+    def restore(state: Tensor, hook: Any) -> Tensor:
+        # A resumed run holds the last positions only.
+        at = column - (clean.shape[1] - state.shape[1])
+        here = at >= 0
+        state = state.clone().unflatten(0, (-1, samples))
+        state[index[here], :, at[here]] = own[here]
+        return state.flatten(0, 1)
+
+    return site.hook, restore

@@ -1,4 +1,4 @@
-"""The only forward loops of the library: run token ids, with hooks, and read states out of a run."""
+"""Whole runs: token ids through the model, with hooks; logits or states come out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechstyle.errors import InputError
+from mechstyle.blocks import can_resume
+from mechstyle.errors import InputError, RangeError
 from mechstyle.models import HookedModel
 from mechstyle.sites import Site
 
-__all__ = ["Hook", "capture", "logits", "residual_before", "resume"]
+__all__ = ["Hook", "capture", "checked_inputs", "logits"]
 
 Hook = tuple[str, Callable[..., Any]]
 """A hook name and a function `f(state, hook)` that returns the new state, or None to leave it."""
@@ -26,6 +27,7 @@ def logits(
     attention_mask: Int[Tensor, "batch pos"] | None = None,
     hooks: Sequence[Hook] = (),
     grad: bool = False,
+    n_last: int | None = None,
 ) -> Float[Tensor, "batch pos vocab"]:
     """Run whole sequences and return the logits; the model keeps no hook afterwards, whatever happens.
 
@@ -34,18 +36,34 @@ def logits(
             (TransformerLens would guess the mask from pad ids, and drop a genuine BOS that has the same id.)
         hooks: (name, function) pairs for this run only.
         grad: keep the graph for a backward pass.
+        n_last: give the logits of the last positions only; where the model allows it, only these are
+            unembedded.
 
     Raises:
         InputError: `ids` is not [batch, pos], or the mask has another shape.
+        RangeError: `n_last` is not 1 to the number of positions.
 
     Example:
         >>> logits(model, encoded.ids[None]).shape
         torch.Size([1, 7, 5000])
     """
-    ids, mask = _inputs(model, ids, attention_mask)
+    ids, mask = checked_inputs(model, ids, attention_mask)
+    width = ids.shape[1]
+    if n_last is not None and not 1 <= n_last <= width:
+        raise RangeError(f"n_last: expected 1 to {width} positions, got {n_last}.")
+    few = n_last is not None and n_last < width and can_resume(model)
+    top = int(model.cfg.n_layers)
     with torch.set_grad_enabled(grad):
-        result = model.run_with_hooks(ids, return_type="logits", fwd_hooks=list(hooks), attention_mask=mask)
-    return _tensor(result)
+        result = model.run_with_hooks(
+            ids,
+            return_type=None if few else "logits",
+            fwd_hooks=list(hooks),
+            attention_mask=mask,
+            stop_at_layer=top if few else None,
+        )
+        if few:
+            result = model(_tensor(result)[:, -n_last:], return_type="logits", start_at_layer=top)  # type: ignore[operator]
+    return _tensor(result)[:, -(n_last or width) :]
 
 
 def capture(
@@ -81,7 +99,7 @@ def capture(
         raise InputError(
             f"stop_at_layer: expected at least {depth} to reach every site, got {stop_at_layer}."
         )
-    ids, mask = _inputs(model, ids, attention_mask)
+    ids, mask = checked_inputs(model, ids, attention_mask)
     found: dict[Site, Tensor] = {}
 
     def reader(site: Site) -> Callable[..., None]:
@@ -105,71 +123,14 @@ def capture(
     return found
 
 
-def residual_before(
-    model: HookedModel,
-    ids: Int[Tensor, "batch pos"],
-    layer: int,
-    *,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
-) -> Float[Tensor, "batch pos d_model"]:
-    """Run sequences up to a layer and return the residual stream that enters it, without gradients.
-
-    Args:
-        layer: first layer that is not run; 0 gives the embeddings.
-        attention_mask: as in `logits`.
+def checked_inputs(
+    model: HookedModel, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Ids and mask on the model's device; without a mask every token is real.
 
     Raises:
-        InputError: as `logits`.
-
-    Example:
-        >>> resume(model, residual_before(model, ids, 4), 4)     # the same as logits(model, ids)
+        InputError: `ids` is not [batch, pos], or the mask has another shape.
     """
-    ids, mask = _inputs(model, ids, attention_mask)
-    with torch.no_grad():
-        return _tensor(model(ids, return_type=None, attention_mask=mask, stop_at_layer=layer))
-
-
-def resume(
-    model: HookedModel,
-    residual: Float[Tensor, "batch pos d_model"],
-    layer: int,
-    *,
-    at: tuple[Int[Tensor, " state"], Int[Tensor, " state"]] | None = None,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
-    hooks: Sequence[Hook] = (),
-    grad: bool = False,
-) -> Float[Tensor, "..."]:
-    """Run the layers from `layer` on, starting from the residual stream that enters it, and return logits.
-
-    Args:
-        at: (rows, positions) whose logits are wanted, which gives [state, vocab]; None gives
-            [batch, pos, vocab].
-        attention_mask: None is right for unpadded and right-padded rows, whose padding no real token sees.
-        hooks: (name, function) pairs inside the blocks, for this run only.
-        grad: keep the graph for a backward pass.
-
-    Example:
-        >>> resume(model, residual, 4, at=(torch.tensor([0]), torch.tensor([6]))).shape
-        torch.Size([1, 5000])
-    """
-    top = model.cfg.n_layers
-    with torch.set_grad_enabled(grad):
-        final = _tensor(
-            model.run_with_hooks(
-                residual,
-                return_type=None,
-                fwd_hooks=list(hooks),
-                attention_mask=attention_mask,
-                start_at_layer=layer,
-                stop_at_layer=top,
-            )
-        )
-        if at is None:
-            return _tensor(model(final, return_type="logits", start_at_layer=top))
-        return _tensor(model(final[at[0], at[1]][:, None], return_type="logits", start_at_layer=top))[:, 0]
-
-
-def _inputs(model: HookedModel, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
         raise InputError(f"ids: expected token ids of shape [batch, pos], got shape {list(ids.shape)}.")
     if mask is None:

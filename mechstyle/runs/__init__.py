@@ -1,0 +1,18 @@
+"""The only forward loops of the library: whole runs, recorded runs, and runs resumed from a recorded one."""
+
+from mechstyle.runs.full import Hook, capture, logits
+from mechstyle.runs.memory import default_memory, rows_within
+from mechstyle.runs.recording import Recording, record, record_again
+from mechstyle.runs.resuming import resume
+
+__all__ = [
+    "Hook",
+    "Recording",
+    "capture",
+    "default_memory",
+    "logits",
+    "record",
+    "record_again",
+    "resume",
+    "rows_within",
+]

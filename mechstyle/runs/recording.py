@@ -1,0 +1,174 @@
+"""Recorded runs: the states, keys and values of a run, from which other runs are resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechstyle.blocks import KeysValues, keys_values, run_block
+from mechstyle.errors import InputError, ModelError
+from mechstyle.models import HookedModel
+from mechstyle.runs.full import Hook, checked_inputs
+from mechstyle.sites import Site
+
+__all__ = ["Recording", "attached", "record", "record_again"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a run leaves behind for the runs that are resumed from it. Weight edits make it stale.
+
+    Attributes:
+        residuals: by layer, what enters it; the last is what leaves the last layer that was run. Their first
+            column is position ``start``.
+        past: by layer, keys and values at all positions.
+        start: the position of the residuals' first column.
+        states: what was asked for besides, from position ``start`` on.
+        attention_mask: 0 at padding; None without padding.
+    """
+
+    residuals: tuple[Float[Tensor, "row pos d_model"], ...]
+    past: tuple[KeysValues, ...]
+    start: int
+    states: Mapping[Site, Float[Tensor, "row pos d"]]
+    attention_mask: Int[Tensor, "row all_pos"] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of sequences."""
+        return len(self.residuals[0])
+
+    @property
+    def n_positions(self) -> int:
+        """Length of the sequences, from position 0."""
+        return self.start + self.residuals[0].shape[1]
+
+    def before(self, layer: int, position: int) -> KeysValues:
+        """Keys and values of a layer at the positions before this one."""
+        keys, values = self.past[layer]
+        return keys[:, :position], values[:, :position]
+
+    def rows(self, index: Int[Tensor, " kept"]) -> Recording:
+        """Some of the sequences."""
+        mask = self.attention_mask
+        return Recording(
+            tuple(residual[index] for residual in self.residuals),
+            tuple((keys[index], values[index]) for keys, values in self.past),
+            self.start,
+            {site: state[index] for site, state in self.states.items()},
+            None if mask is None else mask[index],
+        )
+
+    def entering(self, layer: int, position: int) -> Float[Tensor, "row pos d_model"]:
+        """What enters a layer from this position on; the number of layers gives what leaves the last one."""
+        return self.residuals[layer][:, position - self.start :]
+
+
+def record(
+    model: HookedModel,
+    ids: Int[Tensor, "row pos"],
+    *,
+    attention_mask: Int[Tensor, "row pos"] | None = None,
+    sites: Sequence[Site] = (),
+    hooks: Sequence[Hook] = (),
+    narrow: tuple[int, int] | None = None,
+) -> Recording:
+    """Run whole sequences through all layers and keep what resumed runs need, without gradients.
+
+    Args:
+        narrow: (layer, position): from this layer on only the positions before this one are run, for runs
+            that will be resumed exactly there.
+        attention_mask: 0 at padding (on either side), 1 at real tokens; None means no padding.
+        sites: further states to keep.
+        hooks: (name, function) pairs for this run only.
+
+    Raises:
+        InputError: ``ids`` is not [row, pos], or the mask has another shape.
+        ModelError: the model has no state at a site.
+
+    Example:
+        >>> base = record(model, encoded.ids[None])  # doctest: +SKIP
+    """
+    mask = None if attention_mask is None else checked_inputs(model, ids, attention_mask)[1]
+    with torch.no_grad(), attached(model, hooks):
+        residual = _embed(model, ids, mask)
+        return _run(model, residual, None, start=0, sites=sites, mask=mask, narrow=narrow)
+
+
+def record_again(
+    model: HookedModel,
+    base: Recording,
+    ids: Int[Tensor, "row pos"],
+    *,
+    start: int,
+    sites: Sequence[Site] = (),
+    hooks: Sequence[Hook] = (),
+) -> Recording:
+    """Record runs that differ from a recorded one from a position on: nothing before it is run.
+
+    Args:
+        ids: one row a run; row ``i`` has the tokens of row ``i % base.n_rows`` before ``start``.
+        hooks: what makes the runs different, such as noise at ``hook_embed``.
+
+    Example:
+        >>> noisy = record_again(model, clean, ids.expand(10, -1), start=2, hooks=[noise])  # doctest: +SKIP
+    """
+    if base.attention_mask is not None:
+        raise InputError("base: expected a recording without padding, got one with an attention mask.")
+    with torch.no_grad(), attached(model, hooks):
+        residual = _embed(model, ids, None)[:, start:]
+        return _run(model, residual, base, start=start, sites=sites, mask=None)
+
+
+def attached(model: HookedModel, hooks: Sequence[Hook]) -> AbstractContextManager[Any]:
+    """Hooks for the length of a block; they are gone afterwards, whatever happens inside."""
+    return model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext()
+
+
+def _embed(model: HookedModel, ids: Tensor, mask: Tensor | None) -> Tensor:
+    ids, every = checked_inputs(model, ids, mask)
+    embedded = model(ids, return_type=None, attention_mask=every, stop_at_layer=0)
+    assert isinstance(embedded, Tensor)
+    return embedded
+
+
+def _run(
+    model: HookedModel,
+    residual: Tensor,
+    base: Recording | None,
+    *,
+    start: int,
+    sites: Sequence[Site],
+    mask: Tensor | None,
+    narrow: tuple[int, int] | None = None,
+) -> Recording:
+    residuals, past, states, mask_here = [residual], [], dict[Site, Tensor](), mask
+
+    def reader(site: Site) -> Callable[..., None]:
+        def read(state: Tensor, hook: Any) -> None:
+            states[site] = state.detach().clone()
+
+        return read
+
+    with attached(model, [(site.hook, reader(site)) for site in sites]):
+        for layer in range(int(model.cfg.n_layers)):
+            if narrow is not None and layer == narrow[0]:
+                residual, mask_here = residual[:, : narrow[1]], None if mask is None else mask[:, : narrow[1]]
+            if residual.shape[1] == 0:
+                past.append(keys_values(model, layer, residual))
+                residuals.append(residual)
+                continue
+            before = None if base is None else base.before(layer, start)
+            residual, joined = run_block(model, layer, residual, before, attention_mask=mask_here)
+            residuals.append(residual)
+            past.append(joined)
+    missing = [site.hook for site in sites if site not in states]
+    if missing:
+        raise ModelError(f"model: it has no state at {', '.join(missing)}.")
+    return Recording(tuple(residuals), tuple(past), start, states, mask)
