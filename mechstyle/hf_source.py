@@ -1,64 +1,112 @@
-"""Hugging Face models from a local folder or the hub, with what is wrong with them said plainly."""
+"""Where a Hugging Face model comes from: a folder, the hub or an object, with what is wrong with it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from mechstyle.errors import FileError, ModelError
-from mechstyle.hf_convert import architecture_of
+from mechstyle.hf_convert import Architecture, architecture_of, tied_names
+from mechstyle.hf_files import first_line, open_checkpoint, read_json, weight_files
 
-__all__ = ["check_tokenizer", "from_folder", "from_hub", "quietly"]
+__all__ = ["Source", "check_tokenizer", "from_folder", "from_hub", "from_object", "quietly"]
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
+TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
+HUB_FILES: Final = ("*.json", "*.txt", "tokenizer.model", "*.jinja")
+HUB_WEIGHTS: Final = ("model*.safetensors", "pytorch_model*.bin")
+"""In the order of choice: the second kind is fetched only where the first is absent."""
 
 
-def from_folder(
-    folder: Path, tokenizer: PreTrainedTokenizerBase | None, *, dtype: torch.dtype
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a local Hugging Face folder without the network.
+@dataclass(frozen=True)
+class Source:
+    """A model that can be read: its config and tokenizer are in memory, its weights need not be."""
+
+    name: str
+    config: PretrainedConfig
+    architecture: Architecture
+    tensors: Mapping[str, Tensor]
+    """By their Hugging Face names, read when looked up."""
+    tokenizer: PreTrainedTokenizerBase
+    whole: Callable[[torch.dtype], PreTrainedModel]
+    """The Hugging Face model itself, to compare with; one from a folder is in the number format asked for."""
+
+
+def from_object(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Source:
+    """A loaded Hugging Face model, which stays as it is.
+
+    Raises:
+        ModelError: it is not supported, or has no tokenizer.
+    """
+    name = type(hf).__name__
+    if tokenizer is None:
+        raise ModelError(
+            "tokenizer is missing: a loaded Hugging Face model brings none. "
+            "Pass tokenizer=AutoTokenizer.from_pretrained(...)."
+        )
+    tokenizer = check_tokenizer(tokenizer, name=name)
+    architecture = architecture_of(hf.config, name=name)
+    if not isinstance(hf, architecture.hf_class):
+        raise ModelError(f"{name}: expected a {architecture.hf_class.__name__}, not a {type(hf).__name__}.")
+    return Source(name, hf.config, architecture, hf.state_dict(), tokenizer, lambda _: hf)
+
+
+def from_folder(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Source:
+    """A local Hugging Face folder, without the network.
 
     Raises:
         FileError: a file is missing or damaged.
         ModelError: the architecture is not supported.
     """
-    config = _read_json(folder / "config.json")
-    architecture_of(config, name=str(folder))
-    weights = sorted(folder.glob("*.safetensors"))
-    for path in weights:
-        _check_safetensors(path)
-    if not weights and not any(folder.glob("pytorch_model*.bin")):
-        raise FileError(
-            f"{folder} holds no weights: expected model.safetensors (or pytorch_model.bin). "
-            "Copy the whole model folder."
-        )
-    if tokenizer is None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    name = str(folder)
+    architecture = architecture_of(read_json(folder / "config.json"), name=name)
+    files = weight_files(folder)
+    if tokenizer is None and not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise FileError(
             f"{folder} holds no tokenizer: expected tokenizer.json (or vocab.json with merges.txt). "
             "Copy it there or pass tokenizer=."
         )
-    try:
-        return _read(str(folder), tokenizer, dtype=dtype, local=True, safetensors=bool(weights))
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if isinstance(error, (FileError, ModelError)):
-            raise
-        raise FileError(f"{folder} cannot be read as a Hugging Face model: {_first_line(error)}") from error
+    with _blame_folder(folder), quietly():
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+        architecture.config(config)
+        tensors = open_checkpoint(
+            folder,
+            _shapes(architecture, config),
+            prefix=architecture.hf_class.base_model_prefix,
+            renamed=architecture.renamed,
+            tied=tied_names(architecture, config),
+        )
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    tokenizer = check_tokenizer(tokenizer, name=name)
+
+    def whole(dtype: torch.dtype) -> PreTrainedModel:
+        loader: Any = architecture.hf_class
+        with _blame_folder(folder), quietly():
+            model: PreTrainedModel = loader.from_pretrained(
+                name,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=files[0].suffix == ".safetensors",
+                weights_only=True,
+            )
+        return model
+
+    return Source(name, config, architecture, tensors, tokenizer, whole)
 
 
-def from_hub(
-    name: str, tokenizer: PreTrainedTokenizerBase | None, *, dtype: torch.dtype, known: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Fetch a model by its hub id: the only place that uses the network.
+def from_hub(name: str, tokenizer: PreTrainedTokenizerBase | None, *, known: str) -> Source:
+    """Fetch a model by its hub id into the hub's cache: the only place that uses the network.
 
     Args:
         known: names of embedded models, for the message when the hub does not know the name either.
@@ -73,15 +121,16 @@ def from_hub(
     try:
         with quietly():
             config = AutoConfig.from_pretrained(name)
-        architecture_of(config, name=name)
-        return _read(name, tokenizer, dtype=dtype, local=False, safetensors=None)
+            architecture_of(config, name=name).config(config)
+            folder = _fetch(name)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         if isinstance(error, (FileError, ModelError)):
             raise
         raise ModelError(
             f"unknown model {name!r}: no embedded model has this name (they are: {known}), no folder is "
-            f"there, and the Hugging Face hub did not give it: {_first_line(error)}"
+            f"there, and the Hugging Face hub did not give it: {first_line(error)}"
         ) from error
+    return from_folder(folder, tokenizer)
 
 
 def check_tokenizer(tokenizer: object, *, name: str) -> PreTrainedTokenizerBase:
@@ -103,58 +152,31 @@ def check_tokenizer(tokenizer: object, *, name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read(
-    source: str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    dtype: torch.dtype,
-    local: bool,
-    safetensors: bool | None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    with quietly():
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
-        loader: Any = architecture_of(config, name=source).hf_class
-        hf, report = loader.from_pretrained(
-            source,
-            dtype=dtype,
-            local_files_only=local,
-            use_safetensors=safetensors,
-            weights_only=True,
-            output_loading_info=True,
-        )
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
-            raise FileError(
-                f"{source} lacks {len(missing)} of the model's weights, first {missing[0]!r}. "
-                "The files do not belong to this config.json, or a part of them is absent."
-            )
-        if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    return hf, check_tokenizer(tokenizer, name=source)
+def _shapes(architecture: Architecture, config: PretrainedConfig) -> dict[str, torch.Size]:
+    """The tensors that a checkpoint of this config must have, without making them."""
+    with torch.device("meta"):
+        empty: Any = architecture.hf_class(config)
+    return {name: weight.shape for name, weight in empty.named_parameters(remove_duplicate=False)}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileError(f"{path.parent} is not a Hugging Face model folder: it holds no {path.name}.")
+def _fetch(name: str) -> Path:
+    """The folder in the hub's cache; only files beside the config, and only one kind of weights."""
+    for weights in HUB_WEIGHTS:
+        patterns = [*HUB_FILES, weights]
+        folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        if any(folder.glob(weights)):
+            break
+    return folder
+
+
+@contextmanager
+def _blame_folder(folder: Path) -> Iterator[None]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as JSON: {_first_line(error)}") from error
-    if not isinstance(data, dict):
-        raise FileError(f"{path} must hold a JSON object, not {type(data).__name__}.")
-    return data
-
-
-def _check_safetensors(path: Path) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            file.keys()
-    except (SafetensorError, OSError) as error:
-        raise FileError(f"{path} is truncated or damaged ({_first_line(error)}). Fetch it again.") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, (FileError, ModelError)):
+            raise
+        raise FileError(f"{folder} cannot be read as a Hugging Face model: {first_line(error)}") from error
 
 
 @contextmanager

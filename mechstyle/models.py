@@ -21,8 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mechstyle import organisms
 from mechstyle.errors import FileError, ModelError
 from mechstyle.files import atomic_folder
-from mechstyle.hf_convert import ARCHITECTURES, architecture_of, hooked_from_hf, require_parity
-from mechstyle.hf_source import check_tokenizer, from_folder, from_hub, quietly
+from mechstyle.hf_convert import ARCHITECTURES, hf_from_hooked, hooked_config, hooked_from_hf
+from mechstyle.hf_parity import require_parity
+from mechstyle.hf_source import Source, from_folder, from_hub, from_object, quietly
 from mechstyle.identity import HookedModel, Json, active_base, fingerprint, provenance
 from mechstyle.weights import (
     UNPROCESSED,
@@ -93,35 +94,18 @@ def load_model(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ModelError(f"dtype must be a floating-point torch.dtype such as torch.float32, not {dtype!r}.")
     target = _device(device)
+    source = _open(name_or_path_or_hf, tokenizer)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    if isinstance(name_or_path_or_hf, PreTrainedModel):
-        hf, name = name_or_path_or_hf, type(name_or_path_or_hf).__name__
-        if tokenizer is None:
-            raise ModelError(
-                "tokenizer is missing: a loaded Hugging Face model brings none. "
-                "Pass tokenizer=AutoTokenizer.from_pretrained(...)."
-            )
-    elif isinstance(name_or_path_or_hf, (str, os.PathLike)):
-        name = os.fspath(name_or_path_or_hf)
-        local = not isinstance(name_or_path_or_hf, str)
-        hf, tokenizer = _open(name, tokenizer, dtype=exact, local=local)
-    else:
-        raise ModelError(
-            "name_or_path_or_hf must be a name, a folder or a Hugging Face model, "
-            f"not {type(name_or_path_or_hf).__name__}."
-        )
-    tokenizer = check_tokenizer(tokenizer, name=name)
-    architecture = architecture_of(hf.config, name=name)
-    if not isinstance(hf, architecture.hf_class):
-        raise ModelError(f"{name}: expected a {architecture.hf_class.__name__}, not a {type(hf).__name__}.")
-    model = hooked_from_hf(hf, architecture, name=name, device=target, dtype=exact)
-    require_finite(model, name)
+    working = exact if check_parity else dtype
+    cfg = hooked_config(source.config, name=source.name, device=target, dtype=working)
+    model = hooked_from_hf(source.tensors, source.architecture, cfg)
+    require_finite(model, source.name if working == exact else f"{source.name} in {working}")
     if check_parity:
-        require_parity(model, hf, name=name)
-    if dtype != exact:
+        require_parity(model, source.whole(exact), name=source.name)
+    if dtype != working:
         model.to(dtype, print_details=False)
-        require_finite(model, f"{name} in {dtype}")
-    _attach_tokenizer(model, tokenizer, name)
+        require_finite(model, f"{source.name} in {dtype}")
+    _attach_tokenizer(model, source.tokenizer, source.name)
     setattr(model, UNPROCESSED, True)
     return model
 
@@ -160,21 +144,28 @@ def export_hf(model: HookedTransformer, folder: str | os.PathLike[str]) -> Path:
         )
     target = Path(folder)
     with quietly(), atomic_folder(target) as part:
-        rows[kind].export(model).save_pretrained(part)
+        hf_from_hooked(model, rows[kind]).save_pretrained(part)
         model.tokenizer.save_pretrained(part)
     return target
 
 
 def _open(
-    name: str, tokenizer: PreTrainedTokenizerBase | None, *, dtype: torch.dtype, local: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    embedded = organisms.names()
+    name_or_path_or_hf: str | os.PathLike[str] | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> Source:
+    if isinstance(name_or_path_or_hf, PreTrainedModel):
+        return from_object(name_or_path_or_hf, tokenizer)
+    if not isinstance(name_or_path_or_hf, (str, os.PathLike)):
+        raise ModelError(
+            "name_or_path_or_hf must be a name, a folder or a Hugging Face model, "
+            f"not {type(name_or_path_or_hf).__name__}."
+        )
+    name, embedded = os.fspath(name_or_path_or_hf), organisms.names()
     folder = organisms.folder(name) if name in embedded else Path(name).expanduser()
-    if local and not folder.is_dir():
-        raise FileError(f"model folder '{folder}' does not exist. Check the path.")
     if folder.is_dir():
-        return from_folder(folder, tokenizer, dtype=dtype)
-    return from_hub(name, tokenizer, dtype=dtype, known=", ".join(embedded) or "none")
+        return from_folder(folder, tokenizer)
+    if not isinstance(name_or_path_or_hf, str):
+        raise FileError(f"model folder '{folder}' does not exist. Check the path.")
+    return from_hub(name, tokenizer, known=", ".join(embedded) or "none")
 
 
 def _device(device: str | torch.device | None) -> torch.device:

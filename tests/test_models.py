@@ -322,7 +322,7 @@ def test_export_refuses_what_hugging_face_cannot_hold(tiny_model: HookedTransfor
     biased = copy.deepcopy(tiny_model)
     with torch.no_grad():
         parameter(biased, "unembed.b_U")[0] = 1.0
-    with pytest.raises(ModelError, match="unembedding bias b_U, which GPT-2 has no place for"):
+    with pytest.raises(ModelError, match="unembed.b_U is not zero, and GPT2LMHeadModel has no place for it"):
         export_hf(biased, tmp_path / "out")
     nameless = copy.deepcopy(tiny_model)
     nameless.tokenizer = None

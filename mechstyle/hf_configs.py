@@ -1,0 +1,300 @@
+"""Hugging Face configs as arguments of ``HookedTransformerConfig`` and back; other meanings are refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from transformers import (
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PhiConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from mechstyle.errors import ModelError
+
+__all__ = [
+    "gpt2_config",
+    "gpt2_hf_config",
+    "gptj_config",
+    "gptj_hf_config",
+    "llama_config",
+    "llama_hf_config",
+    "mistral_config",
+    "mistral_hf_config",
+    "neox_config",
+    "neox_hf_config",
+    "phi_config",
+    "phi_hf_config",
+    "qwen2_config",
+    "qwen2_hf_config",
+]
+
+ACTIVATIONS: Final = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "relu2", "silu")
+"""Those that both libraries compute alike under the same name."""
+
+
+# Hugging Face -> hooked
+
+
+def gpt2_config(config: Any) -> dict[str, Any]:
+    """GPT-2: learned positions, attention scaled as the config says."""
+    if config.add_cross_attention:
+        raise ModelError("add_cross_attention=true is not supported: only decoders without an encoder are.")
+    return {
+        **_sizes(config, activation="activation_function"),
+        "d_mlp": config.n_inner if config.n_inner is not None else 4 * config.n_embd,
+        "eps": config.layer_norm_epsilon,
+        "normalization_type": "LN",
+        "use_attn_scale": config.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": config.scale_attn_by_inverse_layer_idx,
+    }
+
+
+def gptj_config(config: Any) -> dict[str, Any]:
+    """GPT-J: rotary positions on adjacent pairs, attention and MLP read the same norm."""
+    if not config.rotary_dim:
+        raise ModelError(f"rotary_dim must be a number above 0, not {config.rotary_dim!r}.")
+    return {
+        **_sizes(config, activation="activation_function"),
+        **_rotary(config.rotary_dim, 10000, adjacent=True),
+        "d_mlp": config.n_inner if config.n_inner is not None else 4 * config.n_embd,
+        "eps": config.layer_norm_epsilon,
+        "normalization_type": "LN",
+        "parallel_attn_mlp": True,
+    }
+
+
+def neox_config(config: Any) -> dict[str, Any]:
+    """GPT-NeoX and Pythia: rotary positions on a part of each head, one or two residual steps."""
+    sizes = _sizes(config, activation="hidden_act")
+    return {
+        **sizes,
+        **_rope(config, sizes["d_head"], partial=True),
+        "d_mlp": config.intermediate_size,
+        "eps": config.layer_norm_eps,
+        "normalization_type": "LN",
+        "parallel_attn_mlp": config.use_parallel_residual,
+    }
+
+
+def phi_config(config: Any) -> dict[str, Any]:
+    """Phi-1 and Phi-2: as GPT-J, with rotary positions as GPT-NeoX and biases throughout."""
+    if config.qk_layernorm:
+        raise ModelError("qk_layernorm=true is not supported: TransformerLens has no such norm for Phi.")
+    sizes = _sizes(config, activation="hidden_act")
+    return {
+        **sizes,
+        **_rope(config, sizes["d_head"], partial=True),
+        "d_mlp": config.intermediate_size,
+        "eps": config.layer_norm_eps,
+        "normalization_type": "LN",
+        "parallel_attn_mlp": True,
+        "n_key_value_heads": _grouped(config),
+    }
+
+
+def llama_config(config: Any) -> dict[str, Any]:
+    """Llama: RMS norm, gated MLP, grouped queries or not; with or without biases in the attention."""
+    if config.mlp_bias:
+        raise ModelError("mlp_bias=true is not supported: TransformerLens has no bias before the gate.")
+    return _gated_config(config, [None] * config.num_hidden_layers)
+
+
+def mistral_config(config: Any) -> dict[str, Any]:
+    """Mistral: as Llama, with a window on every layer if the config has one."""
+    return _gated_config(config, [config.sliding_window] * config.num_hidden_layers)
+
+
+def qwen2_config(config: Any) -> dict[str, Any]:
+    """Qwen2: as Llama with biases on queries, keys and values, and a window on some layers if asked."""
+    local = [kind == "sliding_attention" for kind in config.layer_types]
+    return _gated_config(config, [config.sliding_window if here else None for here in local])
+
+
+def _gated_config(config: Any, windows: Sequence[int | None]) -> dict[str, Any]:
+    sizes = _sizes(config, activation="hidden_act")
+    arguments = {
+        **sizes,
+        **_rope(config, sizes["d_head"], partial=False),
+        "d_mlp": config.intermediate_size,
+        "eps": config.rms_norm_eps,
+        "normalization_type": "RMS",
+        "final_rms": True,
+        "gated_mlp": True,
+        "n_key_value_heads": _grouped(config),
+    }
+    widths = {window for window in windows if window is not None}
+    if widths:
+        kinds = ["global" if window is None else "local" for window in windows]
+        arguments |= {"use_local_attn": True, "window_size": min(widths), "attn_types": kinds}
+    return arguments
+
+
+def _sizes(config: Any, *, activation: str) -> dict[str, Any]:
+    """What every architecture has; ``activation`` is the field that names the activation function."""
+    if getattr(config, "quantization_config", None) is not None:
+        raise ModelError(
+            "quantization_config is not supported: weights must be plain numbers. Load the unquantized model."
+        )
+    found = getattr(config, activation)
+    if found not in ACTIVATIONS:
+        raise ModelError(f"{activation} {found!r} is not supported; supported are {', '.join(ACTIVATIONS)}.")
+    width, heads = config.hidden_size, config.num_attention_heads
+    d_head = getattr(config, "head_dim", None)
+    if d_head is None and width % heads:
+        raise ModelError(f"hidden_size must be a multiple of num_attention_heads; {width} and {heads} came.")
+    return {
+        "d_model": width,
+        "n_heads": heads,
+        "d_head": width // heads if d_head is None else d_head,
+        "n_layers": config.num_hidden_layers,
+        "n_ctx": config.max_position_embeddings,
+        "d_vocab": config.vocab_size,
+        "act_fn": found,
+    }
+
+
+def _grouped(config: Any) -> int | None:
+    """The number of key and value heads where it is not that of the queries."""
+    kv: int = config.num_key_value_heads
+    return None if kv == config.num_attention_heads else kv
+
+
+def _rope(config: Any, d_head: int, *, partial: bool) -> dict[str, Any]:
+    rope = config.rope_parameters or {}
+    kind = rope.get("rope_type", "default")
+    if kind != "default" or "rope_theta" not in rope:
+        raise ModelError(
+            f"rope_parameters {rope!r} are not supported: only rope_type 'default', without scaling, is."
+        )
+    factor = rope.get("partial_rotary_factor", 1.0)
+    if factor != 1.0 and not partial:
+        raise ModelError(f"partial_rotary_factor must be 1 for {config.model_type} models; {factor} came.")
+    return _rotary(int(d_head * factor), rope["rope_theta"], adjacent=False)
+
+
+def _rotary(width: int, base: float, *, adjacent: bool) -> dict[str, Any]:
+    if width < 2 or width % 2:
+        raise ModelError(f"rotary positions need an even number of dimensions of each head; {width} came.")
+    return {
+        "positional_embedding_type": "rotary",
+        "rotary_dim": width,
+        "rotary_base": base,
+        "rotary_adjacent_pairs": adjacent,
+    }
+
+
+# Hooked -> Hugging Face
+
+
+def gpt2_hf_config(cfg: Any) -> PretrainedConfig:
+    """The config of a GPT-2 of this shape."""
+    return GPT2Config(
+        **_conv_sizes(cfg),
+        activation_function=cfg.act_fn,
+        layer_norm_epsilon=cfg.eps,
+        scale_attn_weights=cfg.use_attn_scale,
+        scale_attn_by_inverse_layer_idx=cfg.scale_attn_by_inverse_layer_idx,
+    )
+
+
+def gptj_hf_config(cfg: Any) -> PretrainedConfig:
+    """The config of a GPT-J of this shape."""
+    return GPTJConfig(
+        **_conv_sizes(cfg),
+        rotary_dim=cfg.rotary_dim,
+        activation_function=cfg.act_fn,
+        layer_norm_epsilon=cfg.eps,
+    )
+
+
+def neox_hf_config(cfg: Any) -> PretrainedConfig:
+    """The config of a GPT-NeoX of this shape."""
+    return GPTNeoXConfig(
+        **_linear_sizes(cfg),
+        layer_norm_eps=cfg.eps,
+        use_parallel_residual=cfg.parallel_attn_mlp,
+        rope_parameters=_rope_parameters(cfg, partial=True),
+    )
+
+
+def phi_hf_config(cfg: Any) -> PretrainedConfig:
+    """The config of a Phi of this shape."""
+    return PhiConfig(
+        **_linear_sizes(cfg),
+        num_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
+        layer_norm_eps=cfg.eps,
+        rope_parameters=_rope_parameters(cfg, partial=True),
+    )
+
+
+def llama_hf_config(cfg: Any) -> PretrainedConfig:
+    """The config of a Llama of this shape."""
+    return LlamaConfig(**_gated_sizes(cfg), head_dim=cfg.d_head)
+
+
+def mistral_hf_config(cfg: Any) -> PretrainedConfig:
+    """The config of a Mistral of this shape."""
+    window = cfg.window_size if cfg.use_local_attn else None
+    return MistralConfig(**_gated_sizes(cfg), head_dim=cfg.d_head, sliding_window=window)
+
+
+def qwen2_hf_config(cfg: Any) -> PretrainedConfig:
+    """The config of a Qwen2 of this shape."""
+    kinds = cfg.attn_types if cfg.use_local_attn else ["global"] * cfg.n_layers
+    extra = {} if cfg.d_head * cfg.n_heads == cfg.d_model else {"head_dim": cfg.d_head}
+    return Qwen2Config(
+        **_gated_sizes(cfg),
+        **extra,
+        use_sliding_window=cfg.use_local_attn,
+        sliding_window=cfg.window_size,
+        layer_types=["sliding_attention" if kind == "local" else "full_attention" for kind in kinds],
+    )
+
+
+def _conv_sizes(cfg: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": cfg.d_vocab,
+        "n_positions": cfg.n_ctx,
+        "n_embd": cfg.d_model,
+        "n_layer": cfg.n_layers,
+        "n_head": cfg.n_heads,
+        "n_inner": None if cfg.d_mlp == 4 * cfg.d_model else cfg.d_mlp,
+    }
+
+
+def _linear_sizes(cfg: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": cfg.d_vocab,
+        "max_position_embeddings": cfg.n_ctx,
+        "hidden_size": cfg.d_model,
+        "num_hidden_layers": cfg.n_layers,
+        "num_attention_heads": cfg.n_heads,
+        "intermediate_size": cfg.d_mlp,
+        "hidden_act": cfg.act_fn,
+    }
+
+
+def _gated_sizes(cfg: Any) -> dict[str, Any]:
+    return {
+        **_linear_sizes(cfg),
+        "num_key_value_heads": cfg.n_key_value_heads or cfg.n_heads,
+        "rms_norm_eps": cfg.eps,
+        "rope_parameters": _rope_parameters(cfg, partial=False),
+    }
+
+
+def _rope_parameters(cfg: Any, *, partial: bool) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(cfg.rotary_base)}
+    if partial:
+        factor = cfg.rotary_dim / cfg.d_head
+        exact = int(cfg.d_head * factor) == cfg.rotary_dim
+        rope["partial_rotary_factor"] = factor if exact else math.nextafter(factor, 2.0)
+    return rope
