@@ -25,7 +25,6 @@ __all__ = [
     "hooked_from_hf",
     "hooked_tensors",
     "quiet_deprecation",
-    "tied_names",
 ]
 
 SAME_MEANING: Final = (
@@ -137,7 +136,7 @@ def hf_from_hooked(model: HookedTransformer, architecture: Architecture) -> PreT
     config = _export_config(model, architecture, state, links)
     with torch.device("meta"):
         hf: Any = architecture.hf_class(config)
-    left_out = tied_names(architecture, config)
+    left_out = architecture.ties(config)
     named = {}
     for link in links:
         if link.flag is not None and not getattr(config, link.flag):
@@ -150,12 +149,6 @@ def hf_from_hooked(model: HookedTransformer, architecture: Architecture) -> PreT
     hf.eval()
     exported: PreTrainedModel = hf
     return exported
-
-
-def tied_names(architecture: Architecture, config: PretrainedConfig) -> dict[str, str]:
-    """Tensors that are one with another tensor under this config: name -> the other's name."""
-    ties = getattr(architecture.hf_class, "_tied_weights_keys", None) or {}
-    return dict(ties) if config.tie_word_embeddings else {}
 
 
 @contextmanager
@@ -175,6 +168,11 @@ def _fill(parameters: dict[str, torch.nn.Parameter], tensors: Iterable[tuple[str
         if parameter.shape != tensor.shape:
             raise ModelError(
                 f"{name} should have shape {list(parameter.shape)}, but {list(tensor.shape)} came."
+            )
+        if not tensor.is_floating_point() or tensor.is_meta:
+            raise ModelError(
+                f"{name} must be plain numbers in memory, not {tensor.dtype} on {tensor.device}: "
+                "load the model unquantized and not offloaded."
             )
         parameter.copy_(tensor)
         del tensor  # before the next one is read

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -151,23 +153,25 @@ def _read(path: Path, name: str) -> Tensor:
 
 
 def _pickled(path: Path) -> dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]]:
+    mapped = is_zipfile(path)  # the format before torch 1.6 is none, and must be read whole
     try:
-        state = _load(path)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        state = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
         raise _damaged(path, error) from error
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return {name: (tuple(value.shape), partial(tensors.__getitem__, name)) for name, value in tensors.items()}
+    return {
+        name: (
+            tuple(value.shape),
+            partial(_unpickle, path, name) if mapped else partial(tensors.__getitem__, name),
+        )
+        for name, value in tensors.items()
+    }
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """A pickled state dict, mapped from its file where its format allows that."""
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except RuntimeError as error:
-        if "mmap can only be used" not in str(error):
-            raise
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+def _unpickle(path: Path, name: str) -> Tensor:
+    """One tensor of a mapped file, which is opened anew as in ``_read``."""
+    tensor: Tensor = torch.load(path, map_location="cpu", mmap=True, weights_only=True)[name]
+    return tensor
 
 
 def _damaged(path: Path, error: BaseException) -> FileError:

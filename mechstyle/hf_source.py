@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as hf_logging
 
 from mechstyle.errors import FileError, ModelError
-from mechstyle.hf_convert import Architecture, architecture_of, tied_names
+from mechstyle.hf_convert import Architecture, architecture_of
 from mechstyle.hf_files import first_line, open_checkpoint, read_json, weight_files
 
 __all__ = ["Source", "check_tokenizer", "from_folder", "from_hub", "from_object", "quietly"]
@@ -37,6 +37,7 @@ class Source:
     architecture: Architecture
     tensors: Mapping[str, Tensor]
     """By their Hugging Face names, read when looked up."""
+    n_params: int
     tokenizer: PreTrainedTokenizerBase
     whole: Callable[[torch.dtype], PreTrainedModel]
     """The Hugging Face model itself, to compare with; one from a folder is in the number format asked for."""
@@ -58,7 +59,8 @@ def from_object(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) 
     architecture = architecture_of(hf.config, name=name)
     if not isinstance(hf, architecture.hf_class):
         raise ModelError(f"{name}: expected a {architecture.hf_class.__name__}, not a {type(hf).__name__}.")
-    return Source(name, hf.config, architecture, hf.state_dict(), tokenizer, lambda _: hf)
+    n_params = sum(weight.numel() for weight in hf.parameters())
+    return Source(name, hf.config, architecture, hf.state_dict(), n_params, tokenizer, lambda _: hf)
 
 
 def from_folder(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Source:
@@ -79,12 +81,13 @@ def from_folder(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Sour
     with _blame_folder(folder), quietly():
         config = AutoConfig.from_pretrained(name, local_files_only=True)
         architecture.config(config)
+        shapes = architecture.shapes(config)
         tensors = open_checkpoint(
             folder,
-            _shapes(architecture, config),
+            shapes,
             prefix=architecture.hf_class.base_model_prefix,
             renamed=architecture.renamed,
-            tied=tied_names(architecture, config),
+            tied=architecture.ties(config),
         )
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
@@ -102,7 +105,8 @@ def from_folder(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Sour
             )
         return model
 
-    return Source(name, config, architecture, tensors, tokenizer, whole)
+    n_params = sum(shape.numel() for shape in shapes.values())
+    return Source(name, config, architecture, tensors, n_params, tokenizer, whole)
 
 
 def from_hub(name: str, tokenizer: PreTrainedTokenizerBase | None, *, known: str) -> Source:
@@ -150,13 +154,6 @@ def check_tokenizer(tokenizer: object, *, name: str) -> PreTrainedTokenizerBase:
             "PreTrainedTokenizerFast(tokenizer_object=...) or copy tokenizer.json beside the weights."
         )
     return tokenizer
-
-
-def _shapes(architecture: Architecture, config: PretrainedConfig) -> dict[str, torch.Size]:
-    """The tensors that a checkpoint of this config must have, without making them."""
-    with torch.device("meta"):
-        empty: Any = architecture.hf_class(config)
-    return {name: weight.shape for name, weight in empty.named_parameters(remove_duplicate=False)}
 
 
 def _fetch(name: str) -> Path:

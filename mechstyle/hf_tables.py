@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+import torch
 from transformers import (
     GPT2LMHeadModel,
     GPTJForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from mechstyle import hf_configs as configs
+from mechstyle import hf_new_configs as new_configs
 from mechstyle.hf_layouts import (
     BIAS_K,
     BIAS_Q,
@@ -53,6 +55,17 @@ class Architecture:
     """Every tensor of a checkpoint and every parameter of the hooked model, once."""
     renamed: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Tensors that older files call by another name: name -> older name."""
+
+    def shapes(self, config: PretrainedConfig) -> dict[str, torch.Size]:
+        """The tensors of a checkpoint of this config, without making them; tied ones each by its own name."""
+        with torch.device("meta"):
+            empty: Any = self.hf_class(config)
+        return {name: weight.shape for name, weight in empty.named_parameters(remove_duplicate=False)}
+
+    def ties(self, config: PretrainedConfig) -> dict[str, str]:
+        """Tensors that are one with another tensor under this config: name -> the other's name."""
+        names = getattr(self.hf_class, "_tied_weights_keys", None) or {}
+        return dict(names) if config.tie_word_embeddings else {}
 
 
 def _in_layer(hf: str | None, *hooked: str, layout: Layout = PLAIN, flag: str | None = None) -> Link:
@@ -182,28 +195,28 @@ PHI_LINKS: Final = (
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = MappingProxyType(
     {
-        "gpt2": Architecture(GPT2LMHeadModel, configs.gpt2_config, configs.gpt2_hf_config, GPT2_LINKS),
-        "gptj": Architecture(GPTJForCausalLM, configs.gptj_config, configs.gptj_hf_config, GPTJ_LINKS),
+        "gpt2": Architecture(GPT2LMHeadModel, configs.gpt2_config, new_configs.gpt2_hf_config, GPT2_LINKS),
+        "gptj": Architecture(GPTJForCausalLM, configs.gptj_config, new_configs.gptj_hf_config, GPTJ_LINKS),
         "gpt_neox": Architecture(
             GPTNeoXForCausalLM,
             configs.neox_config,
-            configs.neox_hf_config,
+            new_configs.neox_hf_config,
             NEOX_LINKS,
             renamed=MappingProxyType({"lm_head.weight": "embed_out.weight"}),
         ),
         "llama": Architecture(
             LlamaForCausalLM,
             configs.llama_config,
-            configs.llama_hf_config,
+            new_configs.llama_hf_config,
             _rms_gated(biases=True, out_bias=True, flag="attention_bias"),
         ),
         "mistral": Architecture(
-            MistralForCausalLM, configs.mistral_config, configs.mistral_hf_config, _rms_gated()
+            MistralForCausalLM, configs.mistral_config, new_configs.mistral_hf_config, _rms_gated()
         ),
         "qwen2": Architecture(
-            Qwen2ForCausalLM, configs.qwen2_config, configs.qwen2_hf_config, _rms_gated(biases=True)
+            Qwen2ForCausalLM, configs.qwen2_config, new_configs.qwen2_hf_config, _rms_gated(biases=True)
         ),
-        "phi": Architecture(PhiForCausalLM, configs.phi_config, configs.phi_hf_config, PHI_LINKS),
+        "phi": Architecture(PhiForCausalLM, configs.phi_config, new_configs.phi_hf_config, PHI_LINKS),
     }
 )
 """By ``model_type`` of the Hugging Face config."""

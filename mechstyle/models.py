@@ -7,7 +7,6 @@ the only code that knows versions of TransformerLens and where parameters live.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from transformer_lens import HookedTransformer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mechstyle import organisms
 from mechstyle.errors import FileError, ModelError
 from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, hf_from_hooked, hooked_config, hooked_from_hf
-from mechstyle.hf_parity import require_parity
+from mechstyle.hf_parity import FULL_CHECK_BYTES, require_layer_parity, require_parity
 from mechstyle.hf_source import Source, from_folder, from_hub, from_object, quietly
 from mechstyle.identity import HookedModel, Json, active_base, fingerprint, provenance
 from mechstyle.weights import (
@@ -73,13 +72,17 @@ def load_model(
 ) -> HookedTransformer:
     """Load a model with its weights exactly as trained: nothing folded, centred or transposed.
 
+    Weights are read one tensor at a time into ``dtype``: a large model needs its own memory and one layer's.
+    Prompts begin with BOS by default (``default_prepend_bos``) where the tokenizer begins every text so.
+
     Args:
         name_or_path_or_hf: name of an embedded model (``list_models``), a local Hugging Face folder, a hub id
             (the only case that uses the network), or a loaded Hugging Face model, which stays as it is.
         tokenizer: needed with a loaded model; otherwise it replaces the one beside the weights.
         device: None follows ``torch.get_default_device()``.
         dtype: None is float32.
-        check_parity: compare the logits with Hugging Face's on random tokens, in float32 before any cast.
+        check_parity: compare the logits with Hugging Face's on random tokens: in float32 before any cast, or,
+            where the model is larger than 1 GiB in float32, through the first layer and in ``dtype``.
 
     Raises:
         ModelError: the model is unknown, unsupported, not finite, without tokenizer, or fails the check.
@@ -96,12 +99,15 @@ def load_model(
     target = _device(device)
     source = _open(name_or_path_or_hf, tokenizer)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    working = exact if check_parity else dtype
+    whole = 4 * source.n_params <= FULL_CHECK_BYTES
+    working = exact if check_parity and whole else dtype
     cfg = hooked_config(source.config, name=source.name, device=target, dtype=working)
     model = hooked_from_hf(source.tensors, source.architecture, cfg)
     require_finite(model, source.name if working == exact else f"{source.name} in {working}")
-    if check_parity:
+    if check_parity and whole:
         require_parity(model, source.whole(exact), name=source.name)
+    elif check_parity:
+        require_layer_parity(model, source.tensors, source.architecture, source.config, name=source.name)
     if dtype != working:
         model.to(dtype, print_details=False)
         require_finite(model, f"{source.name} in {dtype}")
@@ -181,7 +187,10 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Set it directly: ``model.set_tokenizer`` would fetch another copy by name and add BOS tokens."""
+    """Set it directly: ``model.set_tokenizer`` would fetch another copy by name and add BOS tokens.
+
+    Prompts begin with BOS by default where the tokenizer itself begins texts so: then the training did too.
+    """
     largest = max(tokenizer.get_vocab().values())
     if largest >= model.cfg.d_vocab:
         raise ModelError(
@@ -192,11 +201,13 @@ def _attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBa
     if own.pad_token is None:
         own.pad_token = own.eos_token
     model.tokenizer = own
-    model.cfg.tokenizer_prepends_bos = len(own.encode("")) > 0
+    start = own.encode("")
+    model.cfg.tokenizer_prepends_bos = len(start) > 0
+    model.cfg.default_prepend_bos = own.bos_token_id is not None and start[:1] == [own.bos_token_id]
 
 
 def _info(folder: Path) -> ModelInfo:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     card = folder / "MODEL_CARD.md"
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     n_params = 0
@@ -206,8 +217,8 @@ def _info(folder: Path) -> ModelInfo:
     return ModelInfo(
         name=folder.name,
         folder=folder,
-        n_layers=config["n_layer"],
-        d_model=config["n_embd"],
+        n_layers=config.num_hidden_layers,
+        d_model=config.hidden_size,
         n_params=n_params,
         description=next((line for line in lines if line.strip() and not line.startswith("#")), ""),
     )
