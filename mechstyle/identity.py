@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from mechstyle import __version__
+from mechstyle.bridge import bridge_config, bridge_weights, is_bridge
 
-__all__ = ["HookedModel", "Json", "active_base", "fingerprint", "provenance"]
+__all__ = ["HookedModel", "Json", "active_base", "fingerprint", "named_weights", "provenance"]
 
 Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 
@@ -31,7 +32,11 @@ ARCHITECTURE_FIELDS: Final = (
 
 @runtime_checkable
 class HookedModel(Protocol):
-    """What the rest of the library asks of a model; ``transformer_lens.HookedTransformer`` has it."""
+    """What the rest of the library asks of a model; both backends of TransformerLens have it.
+
+    They are ``HookedTransformer`` (as from ``load_model``) and ``TransformerBridge``, whose parameters have
+    other names (see ``named_weights``) and whose runs take whole sequences.
+    """
 
     cfg: Any
     tokenizer: Any
@@ -56,22 +61,40 @@ class HookedModel(Protocol):
 def fingerprint(model: HookedModel) -> str:
     """SHA-256 (hex) of architecture, tokenizer and weights rounded to bfloat16, as without active edits.
 
-    Equal for a model, its copy cast to bfloat16 and its export. Recomputed at each call: never stale.
+    Equal for a model, its copy cast to bfloat16, its export and a ``TransformerBridge`` of the checkpoint.
+    Recomputed at each call: never stale. A bridge that ``load_model`` could not read has one of its own
+    parameters.
 
     Example:
         >>> fingerprint(model)[:8]  # doctest: +SKIP
         '3f1c09ab'
     """
     digest = hashlib.sha256()
-    config = {field: getattr(model.cfg, field, None) for field in ARCHITECTURE_FIELDS}
+    cfg = bridge_config(model) if is_bridge(model) else model.cfg
+    config = {field: getattr(cfg, field, None) for field in ARCHITECTURE_FIELDS}
     header = {"config": config, "tokenizer": _tokenizer_state(model.tokenizer)}
     digest.update(json.dumps(header, sort_keys=True, default=str).encode())
     base = active_base(model)
-    for name, weight in sorted(dict(model.named_parameters()).items()):
+    for name, weight in sorted(named_weights(model).items()):
         plain = base.get(name, weight).detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
         digest.update(f"{name}:{tuple(plain.shape)}".encode())
         digest.update(plain.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
+
+
+def named_weights(model: HookedModel) -> dict[str, Tensor]:
+    """All weights by the names of a ``HookedTransformer``, without gradients and without copies.
+
+    They are for reading: on a bridge some count as zeros and tied ones share memory. ``parameter`` is for
+    writing.
+
+    Example:
+        >>> named_weights(model)["blocks.4.mlp.W_out"].shape  # doctest: +SKIP
+        torch.Size([768, 192])
+    """
+    if is_bridge(model):
+        return bridge_weights(model)
+    return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
 def active_base(model: HookedModel) -> dict[str, Tensor]:

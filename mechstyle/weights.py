@@ -1,20 +1,22 @@
-"""Where a parameter lives, whether a model may be edited, and whether its prompts begin with BOS."""
+"""Weights: where a parameter lives, whether it may be edited; and whether prompts begin with BOS."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from mechstyle.bridge import is_bridge, processing_of_bridge, require_own_memory, require_readable
 from mechstyle.errors import ModelError
-from mechstyle.identity import HookedModel
+from mechstyle.identity import HookedModel, named_weights
 
 __all__ = [
     "UNPROCESSED",
     "default_prepend_bos",
     "parameter",
+    "parameter_value",
     "require_editable",
     "require_finite",
     "resolve_bos",
@@ -23,52 +25,77 @@ __all__ = [
 UNPROCESSED: Final = "mechstyle_unprocessed"
 """Attribute of a model: its weights are as trained, because ``load_model`` made it."""
 
+CENTRED: Final = 1e-4
+"""Row means below this share of the weights' size are not chance: trained rows have 1e-3 and more."""
+
 
 def parameter(model: HookedModel, name: str) -> Tensor:
     """The live parameter to write into under ``torch.no_grad()`` (``model.W_out`` is a stacked copy).
 
+    Names and shapes are those of a ``HookedTransformer``; on a ``TransformerBridge`` it is a view of the
+    Hugging Face weight. To read a value only, ``parameter_value`` is enough.
+
     Raises:
-        ModelError: the model has no parameter of this name.
+        ModelError: the model has no parameter of this name, or writing into it would not edit the model, or
+            would edit more than this parameter.
 
     Example:
         >>> parameter(model, "blocks.4.mlp.W_out").shape  # doctest: +SKIP
         torch.Size([768, 192])
     """
+    if is_bridge(model):
+        require_readable(model, "edit")
+        weights = named_weights(model)
+        _require_name(name, weights)
+        require_own_memory(model, name, weights)
+        return weights[name]
     found = dict(model.named_parameters())
-    if name not in found:
-        suffix = name.rpartition(".")[2]
-        alike = [known for known in found if known.endswith(f".{suffix}")] or list(found)
-        raise ModelError(
-            f"model has no parameter {name!r}; it has for example {alike[0]!r} ({len(found)} in all)."
-        )
+    _require_name(name, found)
     return found[name]
+
+
+def parameter_value(model: HookedModel, name: str) -> Tensor:
+    """The values of a parameter, to read; on a bridge also tied ones, and zeros that it does not store.
+
+    Raises:
+        ModelError: the model has no parameter of this name.
+
+    Example:
+        >>> parameter_value(model, "embed.W_E").std()  # doctest: +SKIP
+        tensor(0.14)
+    """
+    if is_bridge(model):
+        require_readable(model, "read")
+    weights = named_weights(model)
+    _require_name(name, weights)
+    return weights[name]
 
 
 def require_editable(model: HookedModel) -> None:
     """Make sure that the model's weights are as trained and finite.
 
     Raises:
-        ModelError: LayerNorm was folded, weights were centred, or some are NaN or infinite.
+        ModelError: LayerNorm was folded, weights were centred, some are NaN or infinite, or it is a bridge
+            whose weights cannot be found.
     """
-    kind = str(model.cfg.normalization_type)
-    reason = f"LayerNorm is folded into them (normalization_type {kind!r})" if kind.endswith("Pre") else None
-    weights = dict(model.named_parameters())
-    # In 16 bits plain weights can look centred: there the loader's mark decides.
-    exact = torch.finfo(weights["unembed.W_U"].dtype).bits >= 32 if "unembed.W_U" in weights else False
-    if reason is None and (exact or not getattr(model, UNPROCESSED, False)):
-        centred = [name for name in ("blocks.0.mlp.W_out", "unembed.W_U") if _rows_centred(weights.get(name))]
-        if centred:
-            reason = f"the rows of {' and '.join(centred)} are centred"
+    if is_bridge(model):
+        require_readable(model, "edit")
+    reason = _processing(model)
     if reason is not None:
         raise ModelError(
             f"model has processed weights: {reason}, so an edit or export would not be of the trained model. "
-            "Load it with mechstyle.load_model, or HookedTransformer.from_pretrained_no_processing."
+            "Load it with mechstyle.load_model, HookedTransformer.from_pretrained_no_processing, or "
+            "TransformerBridge.boot_transformers without compatibility mode."
         )
     require_finite(model, "model")
 
 
 def default_prepend_bos(model: HookedModel) -> bool:
-    """Whether prompts of this model begin with its BOS token when nobody says otherwise."""
+    """Whether prompts of this model begin with its BOS token when nobody says otherwise.
+
+    ``load_model`` sets False. A ``TransformerBridge`` keeps its own default, which is True for most models:
+    say ``prepend_bos=`` to compare both.
+    """
     return bool(model.cfg.default_prepend_bos)
 
 
@@ -92,17 +119,42 @@ def require_finite(model: HookedModel, name: str) -> None:
     Raises:
         ModelError: it has some.
     """
-    broken = [key for key, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    broken = [key for key, weight in named_weights(model).items() if not torch.isfinite(weight).all()]
     if broken:
         raise ModelError(
             f"{name} holds NaN or infinite numbers in {len(broken)} weights, first {broken[0]!r}."
         )
 
 
+def _require_name(name: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if name not in names:
+        suffix = name.rpartition(".")[2]
+        alike = [one for one in names if one.endswith(f".{suffix}")] or names
+        raise ModelError(
+            f"model has no parameter {name!r}; it has for example {alike[0]!r} ({len(names)} in all)."
+        )
+
+
+def _processing(model: HookedModel) -> str | None:
+    """How the weights were processed, as far as it changes what an edit or an export means."""
+    if is_bridge(model) and (reason := processing_of_bridge(model)) is not None:
+        return reason
+    kind = str(model.cfg.normalization_type)
+    if kind.endswith("Pre"):
+        return f"LayerNorm is folded into them (normalization_type {kind!r})"
+    weights = named_weights(model)
+    centred = [name for name in ("blocks.0.mlp.W_out", "unembed.W_U") if _rows_centred(weights.get(name))]
+    return f"the rows of {' and '.join(centred)} are centred" if centred else None
+
+
 def _rows_centred(weight: Tensor | None) -> bool:
-    """Whether every row adds up to zero, up to rounding of this number format."""
+    """Whether every row adds up to zero, up to the rounding of centred rows to this number format.
+
+    Rounding leaves means of about 0.08 eps of the weights' size, whatever the length of a row.
+    """
     if weight is None:
         return False
-    values = weight.detach().double()
-    scale = values.abs().max().item() * math.sqrt(values.shape[-1]) * torch.finfo(weight.dtype).eps
-    return bool((values.mean(-1).abs().max() <= 4 * scale).item()) and bool(values.any())
+    values = weight.double()
+    size, mean = values.square().mean().sqrt(), values.mean(-1).square().mean().sqrt()
+    return bool(values.any()) and bool(mean <= max(CENTRED, torch.finfo(weight.dtype).eps / 8) * size)
