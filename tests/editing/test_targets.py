@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from mechstyle.editing import targets
+from mechstyle.editing import target_runs
 from mechstyle.editing.targets import TargetOptions, optimise_target
 from mechstyle.errors import InputError, RangeError, TextError, WorkError
 from mechstyle.facts import EditRequest, Fact
@@ -87,7 +87,7 @@ def test_a_diverging_search_is_a_work_error_and_restores_the_model(
     def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
         return resume(*args, **kwargs) * torch.nan
 
-    monkeypatch.setattr(targets, "resume", broken)
+    monkeypatch.setattr(target_runs, "resume", broken)
     with pytest.raises(WorkError, match=r"loss became nan at step 0; lower TargetOptions\.lr"):
         optimise_target(tiny_model, REQUEST, layer=1)
     assert all(weight.requires_grad for _, weight in tiny_model.named_parameters())
