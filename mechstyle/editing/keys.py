@@ -12,7 +12,7 @@ from torch import Tensor
 from mechstyle.errors import ModelError, RangeError, TextError
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel
-from mechstyle.runs import capture, logits
+from mechstyle.runs import capture, decode
 from mechstyle.sites import Site, check_layer
 from mechstyle.tokens import EncodedPrompt, encode_fact, pad
 
@@ -64,17 +64,20 @@ def sample_contexts(
     sizes = [tokens for tokens, number in lengths for _ in range(number)]
     if not sizes:
         return (BARE,)
-    ids = torch.full((len(sizes), 1), int(first), dtype=torch.long)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(max(sizes)):
-        scores = logits(model, ids)[:, -1].double().cpu()
-        scores[:, list(model.tokenizer.all_special_ids)] = -torch.inf
-        scores[:, len(model.tokenizer) :] = -torch.inf  # embeddings that no token uses
+    special, n_tokens = list(model.tokenizer.all_special_ids), len(model.tokenizer)
+
+    def choose(logits: Tensor) -> Tensor:
+        scores = logits.double().cpu()
+        scores[:, special] = -torch.inf
+        scores[:, n_tokens:] = -torch.inf  # embeddings that no token uses
         if top_k is not None:
             lowest = scores.topk(min(top_k, scores.shape[1])).values[:, -1:]
             scores = scores.masked_fill(scores < lowest, -torch.inf)
-        ids = torch.cat([ids, torch.multinomial(scores.softmax(-1), 1, generator=generator)], dim=1)
-    texts = [_clean(model.tokenizer.decode(row[1 : 1 + size])) for row, size in zip(ids, sizes, strict=True)]
+        return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+
+    ids = decode(model, [torch.tensor([int(first)])] * len(sizes), max(sizes), choose)
+    texts = [_clean(model.tokenizer.decode(row[:size])) for row, size in zip(ids, sizes, strict=True)]
     return (BARE, *(f"{text}. {BARE}" for text in texts if text))
 
 
@@ -119,10 +122,13 @@ def subject_keys(
     """
     check_layer(layer, model.cfg.n_layers)
     encoded = [encode_fact(model, fact, template=context, prepend_bos=prepend_bos) for context in contexts]
-    batch = pad(encoded, pad_id=0)
-    site = Site(layer, "key")
-    states = capture(model, batch.ids, [site], attention_mask=batch.attention_mask)[site]
     positions = torch.tensor([last_subject_index(one) for one in encoded])
+    # Nothing behind the subject can change its key.
+    batch = pad(encoded, pad_id=0)
+    width = int(positions.max()) + 1
+    site = Site(layer, "key")
+    mask = batch.attention_mask[:, :width]
+    states = capture(model, batch.ids[:, :width], [site], attention_mask=mask)[site]
     return states[torch.arange(len(encoded)), positions]
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from mechstyle.errors import ModelError, RangeError
 from mechstyle.metrics import answer_logprobs
@@ -92,10 +94,13 @@ def require_positive(name: str, number: int) -> None:
 
 def _score(model: HookedModel, encoded: Sequence[EncodedPrompt]) -> list[AnswerScore]:
     batch = pad(encoded, pad_id=0)
-    run = logits(model, batch.ids, attention_mask=batch.attention_mask)
     first = torch.tensor([one.n_prompt for one in encoded])
     stop = torch.tensor([len(one) for one in encoded])
-    total = answer_logprobs(run, batch.ids, first, stop=stop).tolist()
+    # Only what predicts an answer needs logits: from the earliest such position on.
+    skipped = int(first.min()) - 1
+    n_last = batch.ids.shape[1] - skipped
+    run = logits(model, batch.ids, attention_mask=batch.attention_mask, n_last=n_last)
+    total = answer_logprobs(run, batch.ids[:, skipped:], first - skipped, stop=stop - skipped).tolist()
     best = run.argmax(-1).cpu()
     for one, logp in zip(encoded, total, strict=True):
         if not math.isfinite(logp):
@@ -104,6 +109,11 @@ def _score(model: HookedModel, encoded: Sequence[EncodedPrompt]) -> list[AnswerS
                 "overflow in the weights, or load the model in a wider dtype."
             )
     return [
-        AnswerScore(logp, n, torch.equal(row[one.n_prompt - 1 : len(one) - 1], one.target_ids))
+        AnswerScore(logp, n, _greedy(row, one, skipped))
         for one, n, logp, row in zip(encoded, (stop - first).tolist(), total, best, strict=True)
     ]
+
+
+def _greedy(best: Int[Tensor, " pos"], one: EncodedPrompt, skipped: int) -> bool:
+    """Whether the best tokens, given from position ``skipped`` on, are the answer's."""
+    return torch.equal(best[one.n_prompt - 1 - skipped : len(one) - 1 - skipped], one.target_ids)

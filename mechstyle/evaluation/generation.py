@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+from torch import Tensor
 
 from mechstyle.errors import InputError, TextError
 from mechstyle.evaluation.answers import length_buckets, require_positive
 from mechstyle.models import HookedModel
-from mechstyle.runs import logits
+from mechstyle.runs import decode
 from mechstyle.tokens import EncodedPrompt, encode
 
 __all__ = ["begins_with", "complete", "continue_encoded", "encode_prompts"]
@@ -23,7 +23,7 @@ def complete(
     prepend_bos: bool | None = None,
     batch_size: int = 32,
 ) -> list[str]:
-    """Continue prompts with the most probable token, again and again; whole sequences are run for each token.
+    """Continue prompts with the most probable token, again and again.
 
     Args:
         n_tokens: how many tokens to write; a completion ends earlier before the end-of-text token.
@@ -83,7 +83,7 @@ def continue_encoded(
     found: dict[int, str] = {}
     for rows in length_buckets([len(one) for one in encoded], batch_size):
         chosen = [encoded[row] for row in rows]
-        written = _write(model, [one.ids.tolist() for one in chosen], n_tokens)
+        written = _write(model, [one.ids for one in chosen], n_tokens)
         for row, one, new in zip(rows, chosen, written, strict=True):
             found[row] = _text(model, one, new)
     return [found[row] for row in range(len(encoded))]
@@ -99,21 +99,11 @@ def begins_with(completion: str, target: str) -> bool:
     return completion.startswith(target) and not rest[:1].isalnum()
 
 
-def _write(model: HookedModel, rows: list[list[int]], n_tokens: int) -> list[list[int]]:
-    """New token ids of each row, right-padded while running: no real token sees what stands behind it."""
-    starts, rows = [len(row) for row in rows], [list(row) for row in rows]
-    for _ in range(n_tokens):
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        last = torch.tensor([len(row) - 1 for row in rows])
-        run = logits(model, ids, attention_mask=mask)
-        best = run[torch.arange(len(rows)), last.to(run.device)].argmax(-1)
-        for row, token in zip(rows, best.tolist(), strict=True):
-            row.append(token)
+def _write(model: HookedModel, rows: list[Tensor], n_tokens: int) -> list[list[int]]:
+    """New token ids of each row, up to the end-of-text token."""
+    new = decode(model, rows, n_tokens, lambda scores: scores.argmax(-1)).tolist()
     end = model.tokenizer.eos_token_id
-    written = [row[start:] for start, row in zip(starts, rows, strict=True)]
-    return [ids[: ids.index(end)] if end in ids else ids for ids in written]
+    return [ids[: ids.index(end)] if end in ids else ids for ids in new]
 
 
 def _text(model: HookedModel, prompt: EncodedPrompt, written: list[int]) -> str:

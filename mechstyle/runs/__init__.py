@@ -1,5 +1,6 @@
 """The only forward loops of the library: whole runs, recorded runs, and runs resumed from a recorded one."""
 
+from mechstyle.runs.decoding import decode
 from mechstyle.runs.full import Hook, capture, logits
 from mechstyle.runs.memory import default_memory, rows_within
 from mechstyle.runs.recording import Recording, record, record_again
@@ -9,6 +10,7 @@ __all__ = [
     "Hook",
     "Recording",
     "capture",
+    "decode",
     "default_memory",
     "logits",
     "record",
