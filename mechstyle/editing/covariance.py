@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mechstyle.editing.moments import RunningMoments, text_chain
 from mechstyle.editing.storage import load_tensors, save_tensors
-from mechstyle.errors import FileError, InputError, ModelError, RangeError
+from mechstyle.errors import FileError, InputError, RangeError
 from mechstyle.models import HookedModel, provenance, resolve_bos
 from mechstyle.runs import capture
 from mechstyle.sites import Site, check_layer
@@ -157,21 +157,18 @@ def covariance(
         Path(checkpoint).unlink(missing_ok=True)
     read = {"count": running.count, "n_texts": running.n_texts, "text_sha256": running.text_sha256}
     summary = {**origin, "settings": {"method": "covariance", **settings, **read}}
-    return Covariance(running.averages(), running.count, summary)
+    return Covariance(running.finish(), running.count, summary)
 
 
-def _keys(model: HookedModel, rows: Sequence[Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
-    """The keys at all tokens of some texts, padding left out, text after text."""
+def _keys(model: HookedModel, rows: Sequence[Tensor], layers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """Each layer's keys at all tokens of some texts, padding left out; held no longer than they are used."""
     real = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True)
     tokens = pad_sequence(list(rows), batch_first=True)
     states = capture(model, tokens, [Site(layer, "key") for layer in layers], attention_mask=real)
-    keys = {site.layer: state[real.bool()] for site, state in states.items()}
-    for layer, found in keys.items():
-        if not bool(torch.isfinite(found).all()):
-            raise ModelError(
-                f"model: its keys at layer {layer} are NaN or infinite. Load a model with finite weights."
-            )
-    return keys
+    padded = not bool(real.all())
+    for layer in layers:
+        state = states.pop(Site(layer, "key"))
+        yield layer, state[real.to(state.device).bool()] if padded else state.flatten(0, 1)
 
 
 def _documents(

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechstyle.editing.storage import load_tensors, save_tensors
-from mechstyle.errors import InputError
+from mechstyle.errors import InputError, ModelError
 
 __all__ = ["RunningMoments", "text_chain"]
 
 _KIND = "covariance checkpoint"
+BLOCK: Final = 512
+"""Rows of a moment that one product fills: enough to keep a processor busy, few enough to spare work."""
 
 
 @dataclass
 class RunningMoments:
-    """Sums in fp64 by layer, the number of keys in them, and number and hash of the texts behind them."""
+    """Sums in fp64 by layer, the number of keys in them, and number and hash of the texts behind them.
+
+    A moment is symmetric: only its blocks on and above the diagonal are summed, ``finish`` fills in the rest.
+    """
 
     sums: dict[int, Float[Tensor, "d_mlp d_mlp"]]
     count: int = 0
@@ -35,19 +40,41 @@ class RunningMoments:
         """Nothing read yet."""
         return cls({layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64, device=device) for layer in layers})
 
-    def add(self, keys: Mapping[int, Float[Tensor, "key d_mlp"]], texts: Sequence[str]) -> None:
-        """Add the same keys' states at every layer; products in fp32 at least, sums in fp64."""
-        for layer, found in keys.items():
+    def add(self, keys: Iterable[tuple[int, Float[Tensor, "key d_mlp"]]], texts: Sequence[str]) -> None:
+        """Add the same keys' states at every layer; products in fp32 at least, sums in fp64.
+
+        Raises:
+            ModelError: keys, or their squares, are not finite.
+        """
+        n_keys = 0
+        for layer, found in keys:
             exact = found if found.dtype == torch.float64 else found.float()
-            self.sums[layer] += (exact.T @ exact).double()
-        self.count += len(next(iter(keys.values())))
+            n_keys, total = len(exact), self.sums[layer]
+            for start in range(0, len(total), BLOCK):
+                total[start : start + BLOCK, start:] += exact[:, start : start + BLOCK].T @ exact[:, start:]
+            # A key that is NaN or infinite shows on the diagonal, which is much shorter than the keys.
+            if not bool(torch.isfinite(total.diagonal()).all()):
+                raise ModelError(
+                    f"model: its keys at layer {layer} are NaN or infinite. Load a model with finite weights."
+                )
+        self.count += n_keys
         self.n_texts += len(texts)
         for text in texts:
             self.text_sha256 = text_chain(self.text_sha256, text)
 
-    def averages(self) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
-        """The second moments, exactly symmetric, on the CPU."""
-        return {layer: ((total + total.T) / (2 * self.count)).cpu() for layer, total in self.sums.items()}
+    def finish(self) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
+        """The second moments, exactly symmetric, on the CPU; the sums become them, and are gone."""
+        averages = {}
+        for layer in list(self.sums):
+            total = self.sums.pop(layer)
+            total /= self.count
+            for start in range(0, len(total), BLOCK):
+                stop = start + BLOCK
+                diagonal = total[start:stop, start:stop]
+                diagonal.copy_((diagonal + diagonal.T) / 2)
+                total[stop:, start:stop] = total[start:stop, stop:].T
+            averages[layer] = total.cpu()
+        return averages
 
     def save(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         """Write a checkpoint; ``settings`` must be the same when it is read."""

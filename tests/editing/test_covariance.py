@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens import HookedTransformer
+from transformers import PreTrainedTokenizerFast
 
+from mechstyle.editing import moments
 from mechstyle.editing.covariance import Covariance, CovarianceWarning, covariance
+from mechstyle.editing.moments import RunningMoments
 from mechstyle.errors import FileError, InputError, ModelError, RangeError
-from mechstyle.models import fingerprint
+from mechstyle.models import fingerprint, load_model
+from tests.checkpoints import KINDS, random_hf
+from tests.oracles import textbook
 
 TEXTS = [
     "Miles Davis plays the trumpet.",
@@ -54,6 +60,56 @@ def test_moments_are_those_of_all_keys_stacked(tiny_model: HookedTransformer, bo
         np.testing.assert_allclose(found[layer].numpy(), expected, rtol=1e-4, atol=1e-5)
         assert found[layer].dtype == torch.float64
         assert torch.equal(found[layer], found[layer].T)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_gives_the_textbook_moments(
+    tiny_tokenizer: PreTrainedTokenizerFast, kind: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    model = load_model(random_hf(kind, len(tiny_tokenizer)), tokenizer=tiny_tokenizer, dtype=dtype)
+    texts = [text for text in TEXTS if text]
+    rows = [model.tokenizer(text, add_special_tokens=False)["input_ids"][:40] for text in texts]
+    count = sum(map(len, rows))
+    found = covariance(model, texts, layers=[0, 2], n_keys=count, prepend_bos=False, max_positions=40)
+    expected = textbook.second_moments(model, rows, layers=[0, 2], batch_size=4)
+    assert found.count == count
+    for layer in (0, 2):
+        size = float(expected[layer].abs().max())
+        torch.testing.assert_close(found[layer], expected[layer], rtol=0, atol=tolerance * size)
+
+
+@pytest.mark.parametrize("block", [1, 48, 64, 1000])
+def test_the_blocks_that_a_moment_is_summed_in_do_not_matter(
+    tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    tiny_model.to(torch.float64, print_details=False)
+    whole = covariance(tiny_model, TEXTS, layers=[1], n_keys=250)[1]
+    monkeypatch.setattr(moments, "BLOCK", block)
+    found = covariance(tiny_model, TEXTS, layers=[1], n_keys=250)[1]
+    torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-12)
+    assert torch.equal(found, found.T)
+
+
+def test_a_moment_needs_little_more_than_half_of_the_products() -> None:
+    keys = torch.randn(16, 2048, generator=torch.Generator().manual_seed(0))
+    running = RunningMoments.zeros([0], 2048, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        running.add([(0, keys)], ["text"])
+    blocks = 2048 // moments.BLOCK
+    assert counter.get_total_flops() == 2 * 16 * 2048**2 * (blocks + 1) // (2 * blocks)
+    exact = keys.double()
+    torch.testing.assert_close(running.finish()[0], exact.T @ exact / 16, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_above_the_deepest_asked_one_are_not_run(
+    tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("this layer is above all that were asked for")
+
+    monkeypatch.setattr(tiny_model.blocks[2], "forward", run)
+    assert covariance(tiny_model, TEXTS, layers=[0, 1], n_keys=150).count == 150
 
 
 def test_padding_is_never_counted_so_the_batch_size_does_not_matter(tiny_model: HookedTransformer) -> None:
