@@ -44,6 +44,7 @@ def can_resume(model: HookedModel) -> bool:
         and cfg.n_devices == 1
         and not (cfg.attn_only or cfg.use_attn_in or cfg.use_split_qkv_input)
         and not cfg.ungroup_grouped_query_attention
+        and cfg.clip_qkv is None  # it comes after the keys that `keys_values` gives
     )
 
 
