@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mechstyle import Fact
 from mechstyle.bridge import is_bridge
@@ -41,6 +41,7 @@ from mechstyle.tokens import encode_fact
 from mechstyle.tracing import causal_trace
 from mechstyle.weights import parameter_value
 from tests.checkpoints import KINDS, random_hf
+from tests.oracles import trace_loop
 
 FACT = Fact(template="The instrument of {} is the", subject="Miles Davis", target=" trumpet")
 
@@ -325,20 +326,35 @@ def test_a_bridge_is_not_exported_and_the_way_out_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-# An architecture that is not in our table
+# A model that load_model does not read
+
+
+def gpt_neo(vocab_size: int) -> PreTrainedModel:
+    config = GPTNeoConfig(
+        vocab_size=vocab_size, hidden_size=32, num_layers=3, num_heads=4, max_position_embeddings=64,
+        attention_types=[[["global", "local", "global"], 1]], window_size=64, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPTNeoForCausalLM(config).eval()
+
+
+FOREIGN = {
+    "'gpt_neo' are not supported": gpt_neo,
+    "mlp_bias=true is not supported": lambda vocab_size: random_hf("llama", vocab_size, mlp_bias=True),
+}
+"""Why ``load_model`` refuses -> model."""
+
+
+@pytest.fixture(params=FOREIGN)
+def reason(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def foreign(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> TransformerBridge:
-    """A GPT-Neo, which the bridge runs and ``load_model`` does not read."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = GPTNeoConfig(
-            vocab_size=len(tiny_tokenizer), hidden_size=32, num_layers=2, num_heads=4, window_size=64,
-            attention_types=[[["global", "local"], 1]], max_position_embeddings=64,
-            bos_token_id=0, eos_token_id=0,
-        )  # fmt: skip
-        GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+def foreign(reason: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> TransformerBridge:
+    """A model that the bridge runs and ``load_model`` refuses."""
+    FOREIGN[reason](len(tiny_tokenizer)).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     return boot(tmp_path)
 
@@ -352,15 +368,26 @@ def test_a_foreign_bridge_has_a_fingerprint_of_its_own_parameters(foreign: Trans
     assert fingerprint(foreign) != wanted
 
 
-def test_a_foreign_bridge_is_traced_with_sigma_and_neither_edited_nor_guessed_at(
-    foreign: TransformerBridge,
-) -> None:
-    trace = causal_trace(foreign, FACT, kinds=("resid",), samples=2, sigma=0.1, prepend_bos=False)
-    assert (trace.data["resid"].isel(layer=1, token=-1) == trace.data["clean"]).all()
+def test_a_foreign_bridge_is_traced_with_sigma_as_the_oracle_traces_it(foreign: TransformerBridge) -> None:
+    encoded = encode_fact(foreign, FACT, prepend_bos=False)
+    assert encoded.subject is not None
+    draws = torch.randn(1, len(encoded.subject), 32, generator=torch.Generator().manual_seed(3))
+    for kind in ("resid", "mlp", "attn"):
+        trace = causal_trace(foreign, FACT, kinds=(kind,), noise=draws, metric="logprob", prepend_bos=False)
+        wanted = trace_loop.trace(
+            foreign, encoded.ids.tolist(), n_prompt=encoded.n_prompt, subject=encoded.subject, draws=draws,
+            kind=kind, metric="logprob",
+        )  # fmt: skip
+        for name, values in zip(("clean", "corrupted", kind), wanted, strict=True):
+            found = torch.tensor(trace.data[name].values)
+            torch.testing.assert_close(found, torch.tensor(values).double(), atol=1e-5, rtol=0)
+
+
+def test_a_foreign_bridge_is_neither_edited_nor_guessed_at(foreign: TransformerBridge, reason: str) -> None:
     for attempt in (
         lambda: require_editable(foreign),
         lambda: parameter(foreign, "blocks.1.mlp.W_out"),
         lambda: causal_trace(foreign, FACT, kinds=("resid",), samples=2),
     ):
-        with pytest.raises(ModelError, match=r"this TransformerBridge.*'gpt_neo'.*when sigma=... is given"):
+        with pytest.raises(ModelError, match=rf"this TransformerBridge.*{reason}.*when sigma=... is given"):
             attempt()
