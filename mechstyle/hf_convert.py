@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from mechstyle.errors import ModelError
 from mechstyle.hf_layouts import Link, each_link, zeros_of
+from mechstyle.hf_memory import lie_as_multiplied
 from mechstyle.hf_tables import ARCHITECTURES, Architecture
 
 __all__ = [
@@ -119,6 +120,7 @@ def hooked_from_hf(
     """
     with torch.no_grad(), quiet_deprecation():
         model = HookedTransformer(cfg)
+        lie_as_multiplied(model)
         _fill(dict(model.named_parameters()), hooked_tensors(source, architecture, cfg))
     return model.eval()
 
