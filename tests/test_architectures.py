@@ -25,6 +25,7 @@ from mechstyle.hf_convert import (
     hooked_tensors,
     quiet_deprecation,
 )
+from mechstyle.hf_layouts import each_link
 from mechstyle.hf_parity import require_layer_parity
 from mechstyle.models import export_hf, fingerprint, load_model, parameter
 from mechstyle.tokens import encode
@@ -124,12 +125,18 @@ def test_logits_are_hugging_faces_and_the_export_is_the_checkpoint_bit_for_bit(
     folder = saved(hf, tiny_tokenizer, tmp_path / "in")
     model = load_model(folder)
     require_same_logits(model, hf)
-    assert fingerprint(load_model(hf, tokenizer=tiny_tokenizer)) == fingerprint(model)
     out = export_hf(model, tmp_path / "out")
     assert same(load_file(out / "model.safetensors"), load_file(folder / "model.safetensors"))
     again = AutoModelForCausalLM.from_pretrained(out)
     assert torch.equal(hf_logits(again, ids_for(model)), hf_logits(hf, ids_for(model)))
-    assert same(dict(load_model(out).named_parameters()), dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("loaded", KINDS, indirect=True)
+def test_an_export_loads_as_the_model_that_it_was(loaded: HookedTransformer, tmp_path: Path) -> None:
+    again = load_model(export_hf(loaded, tmp_path / "out"))
+    assert same(dict(again.named_parameters()), dict(loaded.named_parameters()))
+    assert fingerprint(again) == fingerprint(loaded)
+    assert torch.equal(again(ids_for(again)), loaded(ids_for(loaded)))
 
 
 @pytest.mark.parametrize("loaded", KINDS, indirect=True)
@@ -144,8 +151,10 @@ def test_an_edited_model_is_exported_as_edited(loaded: HookedTransformer, tmp_pa
     require_same_logits(loaded, AutoModelForCausalLM.from_pretrained(export_hf(loaded, tmp_path / "out")))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, torch.bfloat16) for kind in KINDS), ("neox", torch.float16), ("mistral", torch.float64)],
+)
 def test_a_model_is_the_same_however_its_dtype_was_reached(
     kind: str, dtype: torch.dtype, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -480,18 +489,31 @@ def test_a_model_made_elsewhere_is_exported_if_it_is_of_the_architecture(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_table_that_forgets_or_repeats_a_weight_is_caught(kind: str) -> None:
+def test_the_table_names_every_tensor_and_every_parameter_once(kind: str) -> None:
     hf = random_hf(kind, 20)
-    row = ARCHITECTURES[hf.config.model_type]
-    cfg = hooked_config(hf.config, name=kind)
-    for place, link in enumerate(row.links):
-        name = link.at(0, cfg).hooked[0].replace(".", r"\.")
-        without = dataclasses.replace(row, links=row.links[:place] + row.links[place + 1 :])
-        with pytest.raises(ModelError, match=f"gives no value to '{name}'"):
-            hooked_from_hf(hf.state_dict(), without, cfg)
+    row, cfg = ARCHITECTURES[hf.config.model_type], hooked_config(hf.config, name=kind)
+    model = hooked_from_hf(hf.state_dict(), row, cfg)
+    links = list(each_link(row.links, cfg))
+    assert sorted(name for link in links for name in link.hooked) == sorted(dict(model.named_parameters()))
+    on = [link for link in links if link.flag is None or getattr(hf.config, link.flag)]
+    needed = [link.hf for link in on if link.hf is not None]
+    assert sorted(needed) == sorted(row.shapes(hf.config)) == sorted(hf.state_dict())
+
+
+def test_a_table_that_forgets_or_repeats_a_weight_is_caught() -> None:
+    hf = random_hf("neox", 20)
+    row, cfg = ARCHITECTURES["gpt_neox"], hooked_config(hf.config, name="neox")
+    without = dataclasses.replace(row, links=row.links[:-1])
+    with pytest.raises(ModelError, match=r"gives no value to 'blocks\.0\.mlp\.b_out'"):
+        hooked_from_hf(hf.state_dict(), without, cfg)
     twice = dataclasses.replace(row, links=(*row.links, row.links[3]))
-    with pytest.raises(ModelError, match=r"the table of architectures gives '.*' twice"):
+    with pytest.raises(ModelError, match=r"the table of architectures gives 'unembed\.W_U' twice"):
         hooked_from_hf(hf.state_dict(), twice, cfg)
+    other = dataclasses.replace(cfg, d_mlp=24, n_params=None)
+    with pytest.raises(
+        ModelError, match=r"blocks\.0\.mlp\.W_in should have shape \[32, 24\], but \[32, 80\]"
+    ):
+        hooked_from_hf(hf.state_dict(), row, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -514,7 +536,7 @@ def test_hooked_tensors_are_views_of_the_checkpoint_by_the_names_of_the_model(ki
 # Parity through one layer
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_layer_tells_a_right_model_from_a_wrong_one(kind: str, dtype: torch.dtype) -> None:
     hf = random_hf(kind, 200)
