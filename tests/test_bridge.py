@@ -25,6 +25,7 @@ from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import ModelError
 from mechstyle.identity import named_weights
 from mechstyle.models import (
+    HookedModel,
     active_base,
     default_prepend_bos,
     export_hf,
@@ -106,6 +107,7 @@ def an_edit(model: Any, *layers: int, seed: int = 0) -> EditSet:
 
 
 def test_names_shapes_and_values_of_all_weights_are_those_of_the_hooked_model(pair: Pair) -> None:
+    assert isinstance(pair.bridge, HookedModel)
     wanted, found = named_weights(pair.hooked), named_weights(pair.bridge)
     assert found.keys() == wanted.keys()
     for name, weight in wanted.items():
@@ -157,6 +159,32 @@ def test_writes_that_would_be_lost_or_reach_further_are_refused_with_the_reason(
         ModelError, match=r"no parameter 'blocks.9.mlp.W_out'; it has .* 'blocks.0.mlp.W_out'"
     ):
         parameter(pair.bridge, "blocks.9.mlp.W_out")
+
+
+OPTIONS = {
+    "tied": ("gptj", {"tie_word_embeddings": True}),
+    "untied": ("gpt2", {"tie_word_embeddings": False}),
+    "biases": ("llama-gqa", {"attention_bias": True}),
+    "wide heads": ("llama-gqa", {"head_dim": 16}),
+    "window": ("mistral", {"sliding_window": 4}),
+    "window on some layers": (
+        "qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_an_architecture_change_neither_fingerprints_nor_edits(
+    option: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    kind, config = OPTIONS[option]
+    random_hf(kind, len(tiny_tokenizer), **config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    bridge, hooked = boot(tmp_path), load_model(tmp_path)
+    assert fingerprint(bridge) == fingerprint(hooked)
+    edit = an_edit(hooked, 0, 2)
+    with edit.applied(bridge), edit.applied(hooked):
+        torch.testing.assert_close(logits(bridge, ids_for()), logits(hooked, ids_for()), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "neox"])
