@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechstyle.blocks import KeysValues, keys_values, run_block
-from mechstyle.errors import InputError, ModelError
+from mechstyle.errors import InputError, ModelError, RangeError
 from mechstyle.models import HookedModel
 from mechstyle.runs.full import Hook, checked_inputs
 from mechstyle.sites import Site
@@ -116,11 +116,24 @@ def record_again(
         ids: one row a run; row ``i`` has the tokens of row ``i % base.n_rows`` before ``start``.
         hooks: what makes the runs different, such as noise at ``hook_embed``.
 
+    Raises:
+        InputError: ``ids`` cannot continue the recorded runs, or these have padding.
+        RangeError: ``start`` is not one of their positions.
+        ModelError: the model has no state at a site.
+
     Example:
         >>> noisy = record_again(model, clean, ids.expand(10, -1), start=2, hooks=[noise])  # doctest: +SKIP
     """
     if base.attention_mask is not None:
         raise InputError("base: expected a recording without padding, got one with an attention mask.")
+    rows, width = base.n_rows, base.n_positions
+    if ids.ndim != 2 or len(ids) == 0 or len(ids) % rows or ids.shape[1] != width:
+        raise InputError(
+            f"ids: expected [a multiple of {rows} rows, {width} positions] to continue the recorded runs, "
+            f"got {list(ids.shape)}."
+        )
+    if not 0 <= start < width:
+        raise RangeError(f"start: expected a position from 0 to {width - 1}, got {start}.")
     with torch.no_grad(), attached(model, hooks):
         residual = _embed(model, ids, None)[:, start:]
         return _run(model, residual, base, start=start, sites=sites, mask=None)
