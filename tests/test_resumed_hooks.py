@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
 from mechstyle.blocks import has_hooks
-from mechstyle.errors import InputError, ModelError, RangeError
+from mechstyle.errors import InputError, RangeError
 from mechstyle.models import load_model
 from mechstyle.runs import Hook, logits, record, record_again, resume
 from mechstyle.sites import Site
@@ -257,6 +257,14 @@ def test_what_cannot_be_recorded_is_refused(tiny_model: HookedTransformer) -> No
     for start in (-1, 6):
         with pytest.raises(RangeError, match=f"start: expected a position from 0 to 5, got {start}"):
             record_again(tiny_model, base, IDS, start=start)
-    with pytest.raises(ModelError, match=r"no state at blocks.7.hook_mlp_out"):
-        record(tiny_model, IDS, sites=[Site(7, "mlp")])
+    for again in (False, True):
+        for site, error, message in (
+            (Site(7, "mlp"), RangeError, "sites: layer must be an integer from 0 to 2"),
+            (Site(0, "embed"), InputError, "sites: expected states inside layers, got the embedding"),
+        ):
+            with pytest.raises(error, match=message):
+                if again:
+                    record_again(tiny_model, base, IDS, start=1, sites=[site])
+                else:
+                    record(tiny_model, IDS, sites=[site])
     assert not has_hooks(tiny_model)
