@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
 from mechstyle.blocks import has_hooks
-from mechstyle.errors import InputError, RangeError
+from mechstyle.errors import InputError, ModelError, RangeError
 from mechstyle.models import load_model
 from mechstyle.runs import Hook, logits, record, record_again, resume
 from mechstyle.sites import Site
@@ -267,4 +267,6 @@ def test_what_cannot_be_recorded_is_refused(tiny_model: HookedTransformer) -> No
                     record_again(tiny_model, base, IDS, start=1, sites=[site])
                 else:
                     record(tiny_model, IDS, sites=[site])
+    with pytest.raises(ModelError, match=r"nothing was run at blocks.1.hook_mlp_out"):
+        record(tiny_model, IDS, sites=[Site(1, "mlp")], narrow=(1, 0))
     assert not has_hooks(tiny_model)

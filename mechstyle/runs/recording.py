@@ -89,8 +89,9 @@ def record(
         hooks: (name, function) pairs for this run only.
 
     Raises:
-        InputError: ``ids`` is not [row, pos], the mask has another shape, or a site is not in a layer.
+        InputError: ``ids`` is not [row, pos], the mask has another shape, or a site is in no layer.
         RangeError: the model has no such layer.
+        ModelError: nothing is run at a site, because ``narrow`` leaves no position there.
 
     Example:
         >>> base = record(model, encoded.ids[None])  # doctest: +SKIP
@@ -118,7 +119,7 @@ def record_again(
         hooks: what makes the runs different, such as noise at ``hook_embed``.
 
     Raises:
-        InputError: ``ids`` cannot continue the recorded runs, these have padding, or a site is not in a layer.
+        InputError: ``ids`` cannot continue the recorded runs, these have padding, or a site is in no layer.
         RangeError: ``start`` is not one of their positions, or the model has no such layer.
 
     Example:
@@ -191,5 +192,5 @@ def _run(
             past.append(joined)
     missing = [site.hook for site in sites if site not in states]
     if missing:
-        raise ModelError(f"model: it has no state at {', '.join(missing)}.")
+        raise ModelError(f"model: nothing was run at {', '.join(missing)}.")
     return Recording(tuple(residuals), tuple(past), start, states, mask)
