@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +45,7 @@ def all_cuts(tokens: list[int]) -> list[list[list[int]]]:
     """Every way to cut the tokens into neighbouring groups."""
     inner = range(1, len(tokens))
     ends = [[0, *cut, len(tokens)] for count in range(len(tokens)) for cut in combinations(inner, count)]
-    return [[tokens[a:b] for a, b in zip(end, end[1:], strict=False)] for end in ends]
+    return [[tokens[a:b] for a, b in pairwise(end)] for end in ends]
 
 
 shapes = st.sampled_from([TINY, GPT2_SMALL, SIX_BILLION, GATED])
