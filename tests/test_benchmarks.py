@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformer_lens import HookedTransformer
+
+from mechstyle.editing.covariance import covariance
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -112,6 +115,19 @@ def test_peak_memory_counts_each_living_tensor_once_and_the_dead_no_more(script:
         assert live.now == 4000
         del view
         assert live.now == 0
+
+
+def test_moments_of_more_layers_hold_no_more_keys_at_once(
+    script: Import, tiny_model: HookedTransformer
+) -> None:
+    texts = [" ".join("abcdefghijklmnopqrstuvwxyz")] * 16
+    peaks = []
+    for layers in ([2], [0, 1, 2]):
+        with script("memory").LiveTensors() as live:
+            covariance(tiny_model, texts, layers=layers, n_keys=700)
+        peaks.append(live.peak)
+    moment, keys_of_a_layer = 8 * 128**2, 4 * 128 * 700
+    assert peaks[1] - peaks[0] < 2 * moment + keys_of_a_layer // 4
 
 
 def test_the_results_are_written_as_tables_with_every_figure_and_what_failed(script: Import) -> None:
