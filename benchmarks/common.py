@@ -64,7 +64,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Counted:
-    """A result, the FLOPs of its matrix products, the most bytes that it took, and its time under counters."""
+    """A result, the FLOPs of its matrix products, the most bytes that it took, its time under counters."""
 
     result: Any
     flops: int
