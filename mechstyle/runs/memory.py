@@ -45,7 +45,7 @@ def rows_within(model: HookedModel, n_bytes: int, *, width: int, n_positions: in
     cfg = model.cfg
     size = next(iter(model.named_parameters()))[1].element_size()
     heads = int(cfg.n_heads * cfg.d_head)
-    block = width * (6 * cfg.d_model + 2 * cfg.d_mlp + 3 * heads + 3 * cfg.n_heads * n_positions)
-    block += 2 * n_positions * heads
+    block = width * (6 * cfg.d_model + 2 * cfg.d_mlp + 4 * heads + 3 * cfg.n_heads * n_positions)
+    block += 3 * n_positions * heads
     logits = n_last * cfg.d_vocab
     return max(1, int(n_bytes // max(size * block, size * logits + 8 * logits)))

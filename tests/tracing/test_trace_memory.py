@@ -1,0 +1,226 @@
+"""What a trace holds: the recorded runs, and besides them what the rows of one batch need."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from mechstyle.runs import Recording, rows_within
+from mechstyle.sites import Kind
+from mechstyle.tokens import EncodedPrompt
+from mechstyle.tracing.answer import Question
+from mechstyle.tracing.engines import Engine, clean_run
+from mechstyle.tracing.grid import cells_of
+from mechstyle.tracing.resumed import RecordedCleanRun, ResumedRuns
+
+SUBJECT = range(1, 3)
+SAMPLES = 4
+WINDOW = 4
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors' memory that is made while it is on, until each is freed."""
+
+    def __init__(self, *made_before: Tensor) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in made_before}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._see(leaf.untyped_storage())
+        return result
+
+    def _see(self, memory: torch.UntypedStorage) -> None:
+        key, size = memory._cdata, memory.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(memory, self._freed, key, size)
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes: what the recorded runs hold, the most that was held besides, and what was left besides them."""
+
+    cached: int
+    besides: int
+    left: int
+    n_cells: int
+
+
+def test_live_bytes_are_counted_as_they_come_and_go() -> None:
+    before = torch.ones(1000)
+    with LiveBytes(before) as live:
+        first = torch.zeros(1000)
+        view = first[10:]
+        assert live.now == 4000
+        second = first + before[:1]
+        assert live.now == 8000
+        del first
+        assert live.now == 8000
+        del view
+        assert live.now == 4000
+        second.add_(before)
+        assert (live.now, live.peak) == (4000, 8000)
+
+
+def build(n_layers: int, n_tokens: int, **fields: Any) -> HookedTransformer:
+    settings = {
+        "n_layers": n_layers, "d_model": 32, "n_heads": 4, "d_head": 8, "d_mlp": 128, "d_vocab": 50,
+        "n_ctx": n_tokens + 4, "act_fn": "gelu", "seed": 0, "default_prepend_bos": False,
+    }  # fmt: skip
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", "HookedTransformer is deprecated", DeprecationWarning)
+        return HookedTransformer(HookedTransformerConfig(**{**settings, **fields})).eval()
+
+
+def question_of(n_tokens: int, n_answer: int) -> Question:
+    size = n_tokens + n_answer
+    names, spans = tuple("x" * size), tuple((at, at + 1) for at in range(size))
+    ids = torch.arange(size) % 50
+    return Question(EncodedPrompt("x" * size, ids, names, spans, n_tokens, SUBJECT, False), "logprob")
+
+
+def held(
+    model: HookedTransformer,
+    n_tokens: int,
+    *,
+    batch_size: int,
+    kind: Kind,
+    engine: Engine,
+    n_answer: int = 1,
+) -> Held:
+    question = question_of(n_tokens, n_answer)
+    draws = torch.randn(SAMPLES, len(SUBJECT), 32, generator=torch.Generator().manual_seed(0))
+    n_layers = int(model.cfg.n_layers)
+    cells = cells_of(kind, range(SUBJECT.start, n_tokens), window=WINDOW, n_layers=n_layers)
+    before = (*model.parameters(), *model.buffers(), question.encoded.ids, draws)
+    with LiveBytes(*before) as live:
+        clean = clean_run(engine, model, question, (kind,))
+        runs = clean.corrupted(draws, max_rows=batch_size)
+        cached = live.now
+        if isinstance(clean, RecordedCleanRun) and isinstance(runs, ResumedRuns):
+            assert cached == reachable(clean, runs)
+        runs.baseline()
+        done = sum(1 for _ in runs.restored(cells))
+        return Held(cached, live.peak - cached, live.now - cached, done)
+
+
+def reachable(clean: RecordedCleanRun, runs: ResumedRuns) -> int:
+    """Bytes of the recorded runs, each memory once."""
+    parts = [*tensors(clean.recording), *tensors(runs.noisy), clean.logits]
+    parts += [state for states in runs.after.values() for state in states]
+    return sum({part.untyped_storage()._cdata: part.untyped_storage().nbytes() for part in parts}.values())
+
+
+def tensors(recording: Recording) -> Iterator[Tensor]:
+    yield from recording.residuals
+    yield from (part for pair in recording.past for part in pair)
+    yield from recording.states.values()
+
+
+ENGINES: tuple[Engine, ...] = ("resume", "whole")
+TRACED: tuple[Kind, ...] = ("resid", "mlp")
+BATCH = 40
+SIZES = {"small": (4, 8), "deep": (12, 8), "large": (12, 24)}
+"""Layers and tokens."""
+ROTARY = {"positional_embedding_type": "rotary", "rotary_dim": 8}
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "gated, grouped queries": {
+        **ROTARY, "gated_mlp": True, "normalization_type": "RMS", "n_key_value_heads": 2, "act_fn": "silu",
+    },
+    "parallel": {**ROTARY, "parallel_attn_mlp": True},
+    "many tokens to predict": {"d_vocab": 5000},
+    "wide heads": {**ROTARY, "n_heads": 16, "d_head": 16, "d_mlp": 32},
+    "many neurons": {"d_mlp": 1024},
+    "bf16": {"dtype": torch.bfloat16},
+}  # fmt: skip
+Measure = Callable[..., Held]
+
+
+@pytest.fixture(scope="module")
+def measure() -> Measure:
+    """A function (name of a size, engine, kind, batch_size) -> what was held."""
+    models = {name: build(*size) for name, size in SIZES.items()}
+
+    @cache
+    def measured(size: str, engine: Engine, kind: Kind, batch_size: int = BATCH) -> Held:
+        return held(models[size], SIZES[size][1], batch_size=batch_size, kind=kind, engine=engine)
+
+    return measured
+
+
+@pytest.mark.parametrize("kind", TRACED)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_besides_the_recorded_runs_a_trace_holds_no_more_for_more_layers(
+    measure: Measure, engine: Engine, kind: Kind
+) -> None:
+    few, many = (measure(size, engine, kind, BATCH // 2) for size in ("small", "deep"))
+    assert many.n_cells >= 3 * few.n_cells
+    assert many.besides < 1.3 * few.besides
+
+
+@pytest.mark.parametrize("kind", TRACED)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("size", SIZES)
+def test_besides_the_recorded_runs_a_trace_holds_what_the_rows_of_a_batch_need(
+    measure: Measure, size: str, engine: Engine, kind: Kind
+) -> None:
+    """Bytes of fp32: some copies of residual stream (32), MLP neurons (128) and scores of four heads."""
+    n_tokens, found = SIZES[size][1], measure(size, engine, kind)
+    row = 4 * n_tokens * (10 * 32 + 2 * 128 + 3 * 4 * n_tokens)
+    assert found.besides <= BATCH * row
+    assert found.n_cells * SAMPLES > 2 * BATCH
+
+
+@pytest.mark.parametrize("kind", TRACED)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_in_one_huge_batch_a_trace_holds_more_for_more_layers_and_tokens(
+    measure: Measure, engine: Engine, kind: Kind
+) -> None:
+    small, large = (measure(size, engine, kind, 10**6) for size in ("small", "large"))
+    assert large.n_cells > 8 * small.n_cells
+    assert large.besides > 8 * small.besides
+    assert large.besides > 8 * measure("large", engine, kind).besides
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_recorded_runs_are_all_that_stays(measure: Measure, engine: Engine) -> None:
+    """At each layer and position: residual stream, keys, values, clean outputs, states after them."""
+    found = measure("large", engine, "mlp")
+    assert found.left == 0
+    states = 12 * 24 * 32 * 4
+    assert found.cached < (2 * states if engine == "whole" else (SAMPLES + 1) * 5 * states)
+
+
+@pytest.mark.parametrize("n_tokens", [6, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_rows_that_are_said_to_fit_into_some_memory_do(shape: str, n_tokens: int) -> None:
+    model, memory, n_answer = build(2, n_tokens, **SHAPES[shape]), 2**20, 3
+    width = n_tokens + n_answer - 1
+    rows = rows_within(model, memory, width=width, n_positions=width, n_last=n_answer)
+    assert SAMPLES <= rows < 200
+    for engine in ENGINES:
+        for kind in TRACED:
+            found = held(model, n_tokens, batch_size=rows, kind=kind, engine=engine, n_answer=n_answer)
+            assert found.besides <= memory
