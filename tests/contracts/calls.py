@@ -138,6 +138,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "covariance": lambda model, folder: covariance(
             model, TEXTS * 60, layers=[0, 1], n_keys=500, checkpoint=folder / "moments", checkpoint_every=2
         ),
+        "decode": lambda model, folder: runs.decode(model, list(IDS), 3, lambda scores: scores.argmax(-1)),
         "default_memory": lambda model, folder: runs.default_memory(model),
         "default_prepend_bos": lambda model, folder: models.default_prepend_bos(model),
         "embedding_sigma": lambda model, folder: embedding_sigma(model, ["Miles Davis", "Paris"]),
