@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechstyle.editing.keys import BARE, last_subject_index
+from mechstyle.errors import InputError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel
 from mechstyle.tokens import encode, encode_fact
@@ -96,8 +97,10 @@ def target_rows(
         kl_prompt: None for none.
 
     Raises:
+        InputError: no requests, or something that is none.
         TextError: a prompt cannot be tokenised.
     """
+    _check(requests)
     ids: list[Tensor] = []
     request_of, subject, bare, kl_row = list[int](), list[int](), list[int](), list[int]()
     states: list[tuple[int, int, int, float]] = []
@@ -135,3 +138,15 @@ def target_rows(
         answer_weight=torch.tensor(weight_of, dtype=torch.float64),
         kl_row=torch.tensor(kl_row, dtype=torch.long),
     )
+
+
+def _check(requests: Sequence[EditRequest]) -> None:
+    if not isinstance(requests, Sequence):
+        raise InputError(
+            f"requests: expected a sequence of EditRequests, got one {type(requests).__name__}; pass a list."
+        )
+    if not requests:
+        raise InputError("requests: expected at least one EditRequest, got none.")
+    for number, request in enumerate(requests):
+        if not isinstance(request, EditRequest):
+            raise InputError(f"requests[{number}]: expected an EditRequest, got a {type(request).__name__}.")

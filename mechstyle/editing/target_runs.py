@@ -41,7 +41,7 @@ class TargetRuns(Protocol):
 
 def target_runs(model: HookedModel, rows: TargetRows, site: Site) -> TargetRuns:
     """Resumed runs where the model allows them and carries no hooks, else whole ones."""
-    if can_resume(model) and not has_hooks(model):
+    if _resumes(model):
         return _Resumed.of(model, rows, site)
     return _Whole(model, rows, site)
 
@@ -49,15 +49,19 @@ def target_runs(model: HookedModel, rows: TargetRows, site: Site) -> TargetRuns:
 def requests_within(model: HookedModel, rows: TargetRows, layer: int) -> int:
     """Requests whose states, kept for the backward pass, fit into the default memory; at least one."""
     n_layers = max(1, int(model.cfg.n_layers) - layer)
-    width = rows.n_after if can_resume(model) else int(rows.lengths.max())
+    longest, resumed = int(rows.lengths.max()), _resumes(model)
     most = rows_within(
         model,
         default_memory(model) // n_layers,
-        width=width,
-        n_positions=int(rows.lengths.max()),
-        n_last=rows.n_last,
+        width=rows.n_after if resumed else longest,
+        n_positions=longest,
+        n_last=rows.n_last if resumed else longest,
     )
     return max(1, most // (len(rows.ids) // len(rows.bare)))
+
+
+def _resumes(model: HookedModel) -> bool:
+    return can_resume(model) and not has_hooks(model)
 
 
 @dataclass(frozen=True, eq=False)

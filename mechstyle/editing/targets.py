@@ -156,7 +156,7 @@ def optimise_targets(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no requests, or an unknown ``kind``.
+        InputError: no requests, something that is none, or an unknown ``kind``.
         TextError: a prompt cannot be tokenised.
         RangeError: the layer or ``batch_size`` is out of range.
         WorkError: a loss became NaN or infinite.
@@ -169,39 +169,45 @@ def optimise_targets(
     check_layer(layer, model.cfg.n_layers)
     options = TargetOptions() if options is None else options
     chosen = check_contexts(contexts)
-    if not requests:
-        raise InputError("requests: expected at least one EditRequest, got none.")
     if kind not in get_args(TargetKind):
         raise InputError(f"kind: expected 'mlp' or 'resid', got {kind!r}.")
     if batch_size is not None and (
         isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
     ):
         raise RangeError(f"batch_size: expected a whole number of at least 1, got {batch_size!r}.")
-    rows = target_rows(
-        model,
-        requests,
-        chosen,
-        kl_prompt=options.kl_prompt if options.kl_factor > 0 else None,
-        kl_at_subject=options.kl_position == "subject",
-        prepend_bos=prepend_bos,
-    )
-    size = requests_within(model, rows, layer) if batch_size is None else batch_size
-    # Requests with much text behind the subject share batches.
-    longest = torch.zeros(len(requests), dtype=torch.long)
-    longest = longest.scatter_reduce(0, rows.request, rows.lengths - rows.subject, "amax")
-    order = longest.argsort(stable=True).tolist()
     found: dict[int, Target] = {}
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+    # What is made in inference mode cannot have gradients.
+    with (
+        torch.inference_mode(False),
+        Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar,
+    ):
+        rows = target_rows(
+            model,
+            requests,
+            chosen,
+            kl_prompt=options.kl_prompt if options.kl_factor > 0 else None,
+            kl_at_subject=options.kl_position == "subject",
+            prepend_bos=prepend_bos,
+        )
+        size = requests_within(model, rows, layer) if batch_size is None else batch_size
+        # Requests with much text behind the subject share batches.
+        longest = torch.zeros(len(requests), dtype=torch.long)
+        longest = longest.scatter_reduce(0, rows.request, rows.lengths - rows.subject, "amax")
+        order = longest.argsort(stable=True).tolist()
         task = bar.add_task(f"targets ({size} requests at most)", total=len(requests))
         for first in range(0, len(order), size):
             some = order[first : first + size]
             batch, _ = rows.of(some)
-            found.update(zip(some, _search(model, batch, Site(layer, kind), options), strict=True))
+            names = [requests[number].fact.prompt for number in some]
+            targets = _search(model, batch, names, Site(layer, kind), options)
+            found.update(zip(some, targets, strict=True))
             bar.advance(task, len(some))
     return [found[number] for number in range(len(requests))]
 
 
-def _search(model: HookedModel, rows: TargetRows, site: Site, options: TargetOptions) -> list[Target]:
+def _search(
+    model: HookedModel, rows: TargetRows, names: Sequence[str], site: Site, options: TargetOptions
+) -> list[Target]:
     """The targets of requests that share a batch."""
     n_requests = len(rows.bare)
     with _frozen(model), torch.enable_grad():
@@ -232,7 +238,7 @@ def _search(model: HookedModel, rows: TargetRows, site: Site, options: TargetOpt
                 answer_nll[number].append(nll[place].item())
                 if not math.isfinite(losses[number][-1]):
                     raise WorkError(
-                        f"target: the loss became {losses[number][-1]} at step {step}; "
+                        f"target of {names[number]!r}: the loss became {losses[number][-1]} at step {step}; "
                         "lower TargetOptions.lr."
                     )
                 if losses[number][-1] < options.early_stop or step == options.steps - 1:

@@ -11,12 +11,14 @@ import torch
 from transformer_lens import HookedTransformer
 
 from mechstyle.editing import target_runs
+from mechstyle.editing.target_rows import target_rows
+from mechstyle.editing.target_runs import requests_within
 from mechstyle.editing.targets import TargetOptions, optimise_target
 from mechstyle.errors import InputError, RangeError, TextError, WorkError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.metrics import answer_logprobs
 from mechstyle.models import load_model
-from mechstyle.runs import logits, resume
+from mechstyle.runs import default_memory, logits, resume
 from mechstyle.tokens import encode_fact
 
 REQUEST = EditRequest(Fact("{} plays the", "Miles Davis", " trumpet"), " guitar")
@@ -124,3 +126,15 @@ def test_the_kl_position_matters_and_without_kl_the_prompt_does_not(tiny_model: 
 def test_options_out_of_range_are_refused(options: dict[str, Any], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         TargetOptions(**options)
+
+
+def test_whole_runs_are_reckoned_with_all_their_logits_and_share_smaller_batches(
+    tiny_model: HookedTransformer,
+) -> None:
+    settings: dict[str, Any] = {"kl_prompt": None, "kl_at_subject": True, "prepend_bos": False}
+    rows = target_rows(tiny_model, [REQUEST, AT_END], ["The day was long. {}", "{}"], **settings)
+    resumed = requests_within(tiny_model, rows, layer=1)
+    tiny_model.add_hook("hook_embed", lambda state, hook: state)
+    whole = requests_within(tiny_model, rows, layer=1)
+    states = 2 * int(rows.lengths.max()) * len(tiny_model.tokenizer) * 12  # bytes of a request's logits
+    assert 1 <= whole <= default_memory(tiny_model) // 2 // states < resumed
