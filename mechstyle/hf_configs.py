@@ -1,13 +1,15 @@
-"""Hugging Face configs as arguments of ``HookedTransformerConfig``; what would mean another thing is refused."""
+"""Hugging Face configs as arguments of ``HookedTransformerConfig``; what means something else is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from mechstyle.errors import ModelError
 
 __all__ = [
+    "LLAMA3",
     "gpt2_config",
     "gptj_config",
     "llama_config",
@@ -19,6 +21,16 @@ __all__ = [
 
 ACTIVATIONS: Final = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "relu2", "silu")
 """Those that both libraries compute alike under the same name."""
+
+LLAMA3: Final = MappingProxyType(
+    {
+        "NTK_by_parts_factor": "factor",
+        "NTK_by_parts_low_freq_factor": "low_freq_factor",
+        "NTK_by_parts_high_freq_factor": "high_freq_factor",
+        "NTK_original_ctx_len": "original_max_position_embeddings",
+    }
+)
+"""How Llama 3.1 stretches its positions, in TransformerLens' and in Hugging Face's words."""
 
 
 def gpt2_config(config: Any) -> dict[str, Any]:
@@ -66,7 +78,7 @@ def phi_config(config: Any) -> dict[str, Any]:
     """Phi-1 and Phi-2: as GPT-J, with rotary positions as GPT-NeoX and biases throughout."""
     if config.qk_layernorm:
         raise ModelError("qk_layernorm=true is not supported: TransformerLens has no such norm for Phi.")
-    sizes = _sizes(config, activation="hidden_act")
+    sizes = _sizes(config, activation="hidden_act", own_heads=True)
     return {
         **sizes,
         **_rope(config, sizes["d_head"], partial=True),
@@ -97,7 +109,7 @@ def qwen2_config(config: Any) -> dict[str, Any]:
 
 
 def _gated_config(config: Any, windows: Sequence[int | None]) -> dict[str, Any]:
-    sizes = _sizes(config, activation="hidden_act")
+    sizes = _sizes(config, activation="hidden_act", own_heads=True)
     arguments = {
         **sizes,
         **_rope(config, sizes["d_head"], partial=False),
@@ -115,8 +127,13 @@ def _gated_config(config: Any, windows: Sequence[int | None]) -> dict[str, Any]:
     return arguments
 
 
-def _sizes(config: Any, *, activation: str) -> dict[str, Any]:
-    """What every architecture has; ``activation`` is the field that names the activation function."""
+def _sizes(config: Any, *, activation: str, own_heads: bool = False) -> dict[str, Any]:
+    """What every architecture has.
+
+    Args:
+        activation: the field that names the activation function.
+        own_heads: a field ``head_dim`` may say how wide a head is.
+    """
     if getattr(config, "quantization_config", None) is not None:
         raise ModelError(
             "quantization_config is not supported: weights must be plain numbers. Load the unquantized model."
@@ -125,7 +142,7 @@ def _sizes(config: Any, *, activation: str) -> dict[str, Any]:
     if found not in ACTIVATIONS:
         raise ModelError(f"{activation} {found!r} is not supported; supported are {', '.join(ACTIVATIONS)}.")
     width, heads = config.hidden_size, config.num_attention_heads
-    d_head = getattr(config, "head_dim", None)
+    d_head = getattr(config, "head_dim", None) if own_heads else None
     if d_head is None and width % heads:
         raise ModelError(f"hidden_size must be a multiple of num_attention_heads; {width} and {heads} came.")
     return {
@@ -148,14 +165,18 @@ def _grouped(config: Any) -> int | None:
 def _rope(config: Any, d_head: int, *, partial: bool) -> dict[str, Any]:
     rope = config.rope_parameters or {}
     kind = rope.get("rope_type", "default")
-    if kind != "default" or "rope_theta" not in rope:
+    if kind not in ("default", "llama3") or "rope_theta" not in rope:
         raise ModelError(
-            f"rope_parameters {rope!r} are not supported: only rope_type 'default', without scaling, is."
+            f"rope_parameters {rope!r} are not supported: rope_type must be 'default' or 'llama3' (other "
+            "ways to stretch positions differ in TransformerLens), with one rope_theta."
         )
-    factor = rope.get("partial_rotary_factor", 1.0)
-    if factor != 1.0 and not partial:
-        raise ModelError(f"partial_rotary_factor must be 1 for {config.model_type} models; {factor} came.")
-    return _rotary(int(d_head * factor), rope["rope_theta"], adjacent=False)
+    share = rope.get("partial_rotary_factor", 1.0)
+    if share != 1.0 and not partial:
+        raise ModelError(f"partial_rotary_factor must be 1 for {config.model_type} models; {share} came.")
+    arguments = _rotary(int(d_head * share), rope["rope_theta"], adjacent=False)
+    if kind == "llama3":
+        arguments |= {"use_NTK_by_parts_rope": True} | {ours: rope[theirs] for ours, theirs in LLAMA3.items()}
+    return arguments
 
 
 def _rotary(width: int, base: float, *, adjacent: bool) -> dict[str, Any]:

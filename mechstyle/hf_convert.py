@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from mechstyle.errors import ModelError
 from mechstyle.hf_layouts import Link, each_link, zeros_of
+from mechstyle.hf_memory import lie_as_multiplied
 from mechstyle.hf_tables import ARCHITECTURES, Architecture
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 SAME_MEANING: Final = (
+    "NTK_by_parts_factor NTK_by_parts_high_freq_factor NTK_by_parts_low_freq_factor NTK_original_ctx_len "
     "act_fn attention_dir attn_only attn_scale attn_scores_soft_cap attn_types clip_qkv d_head d_mlp "
     "d_model d_vocab d_vocab_out eps final_rms gated_mlp n_ctx n_heads n_layers normalization_type "
     "num_experts output_logits_soft_cap parallel_attn_mlp positional_embedding_type post_embedding_ln "
@@ -94,10 +96,11 @@ def hooked_tensors(
         >>> dict(hooked_tensors(hf.state_dict(), architecture, cfg))["embed.W_E"].shape  # doctest: +SKIP
         torch.Size([50257, 768])
     """
+    names = set(source)  # a mapping of our own may read the tensor to answer ``in``
     for link in each_link(architecture.links, cfg):
-        if link.hf is None or (link.flag is not None and link.hf not in source):
+        if link.hf is None or (link.flag is not None and link.hf not in names):
             yield from ((name, zeros_of(name, cfg, cfg.dtype)) for name in link.hooked)
-        elif link.hf in source:
+        elif link.hf in names:
             yield from zip(
                 link.hooked, link.layout.to_hooked(source[link.hf], len(link.hooked), cfg), strict=True
             )
@@ -117,6 +120,7 @@ def hooked_from_hf(
     """
     with torch.no_grad(), quiet_deprecation():
         model = HookedTransformer(cfg)
+        lie_as_multiplied(model)
         _fill(dict(model.named_parameters()), hooked_tensors(source, architecture, cfg))
     return model.eval()
 

@@ -21,9 +21,12 @@ __all__ = ["Checkpoint", "first_line", "open_checkpoint", "read_json", "weight_f
 SINGLE_FILES: Final = ("model.safetensors", "pytorch_model.bin")
 """With ``.index.json`` appended: the list of the parts of a larger checkpoint."""
 
+REMAP_BYTES: Final = 2**26
+"""A pickled file is mapped anew after this much was read from it."""
+
 
 class Checkpoint(Mapping[str, Tensor]):
-    """Tensors by their Hugging Face names; nothing is kept in memory between two look-ups."""
+    """Tensors by their Hugging Face names, read from their files at each look-up and not kept."""
 
     def __init__(self, readers: Mapping[str, Callable[[], Tensor]]) -> None:
         self._readers = dict(readers)
@@ -152,26 +155,38 @@ def _read(path: Path, name: str) -> Tensor:
     return tensor
 
 
+class _Pickled:
+    """A pickled state dict mapped from its file, and mapped anew once much was read, to free its pages."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mapped = is_zipfile(path)  # the format before torch 1.6 is none, and must be read whole
+        self._state = self._load()
+        self._bytes_read = 0
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(value.shape) for name, value in self._state.items() if isinstance(value, Tensor)}
+
+    def read(self, name: str) -> Tensor:
+        if self._mapped and self._bytes_read > REMAP_BYTES:
+            self._state, self._bytes_read = self._load(), 0
+        tensor: Tensor = self._state[name]
+        self._bytes_read += tensor.nbytes
+        return tensor
+
+    def _load(self) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(
+            self._path, map_location="cpu", mmap=self._mapped, weights_only=True
+        )
+        return state
+
+
 def _pickled(path: Path) -> dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]]:
-    mapped = is_zipfile(path)  # the format before torch 1.6 is none, and must be read whole
     try:
-        state = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        file = _Pickled(path)
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
         raise _damaged(path, error) from error
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return {
-        name: (
-            tuple(value.shape),
-            partial(_unpickle, path, name) if mapped else partial(tensors.__getitem__, name),
-        )
-        for name, value in tensors.items()
-    }
-
-
-def _unpickle(path: Path, name: str) -> Tensor:
-    """One tensor of a mapped file, which is opened anew as in ``_read``."""
-    tensor: Tensor = torch.load(path, map_location="cpu", mmap=True, weights_only=True)[name]
-    return tensor
+    return {name: (shape, partial(file.read, name)) for name, shape in file.shapes().items()}
 
 
 def _damaged(path: Path, error: BaseException) -> FileError:

@@ -16,6 +16,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from mechstyle.hf_configs import LLAMA3
+
 __all__ = [
     "gpt2_hf_config",
     "gptj_hf_config",
@@ -62,6 +64,7 @@ def phi_hf_config(cfg: Any) -> PretrainedConfig:
     """The config of a Phi of this shape."""
     return PhiConfig(
         **_linear_sizes(cfg),
+        **_own_heads(cfg),
         num_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
         layer_norm_eps=cfg.eps,
         rope_parameters=_rope_parameters(cfg, partial=True),
@@ -82,14 +85,18 @@ def mistral_hf_config(cfg: Any) -> PretrainedConfig:
 def qwen2_hf_config(cfg: Any) -> PretrainedConfig:
     """The config of a Qwen2 of this shape."""
     kinds = cfg.attn_types if cfg.use_local_attn else ["global"] * cfg.n_layers
-    extra = {} if cfg.d_head * cfg.n_heads == cfg.d_model else {"head_dim": cfg.d_head}
     return Qwen2Config(
         **_gated_sizes(cfg),
-        **extra,
+        **_own_heads(cfg),
         use_sliding_window=cfg.use_local_attn,
         sliding_window=cfg.window_size,
         layer_types=["sliding_attention" if kind == "local" else "full_attention" for kind in kinds],
     )
+
+
+def _own_heads(cfg: Any) -> dict[str, Any]:
+    """The width of a head, where the config's other fields do not give it."""
+    return {} if cfg.d_head * cfg.n_heads == cfg.d_model else {"head_dim": cfg.d_head}
 
 
 def _conv_sizes(cfg: Any) -> dict[str, Any]:
@@ -126,6 +133,8 @@ def _gated_sizes(cfg: Any) -> dict[str, Any]:
 
 def _rope_parameters(cfg: Any, *, partial: bool) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(cfg.rotary_base)}
+    if cfg.use_NTK_by_parts_rope:
+        rope |= {"rope_type": "llama3"} | {theirs: getattr(cfg, ours) for ours, theirs in LLAMA3.items()}
     if partial:
         factor = cfg.rotary_dim / cfg.d_head
         exact = int(cfg.d_head * factor) == cfg.rotary_dim

@@ -102,8 +102,9 @@ def _one_layer(
 
 
 def _tokens(model: HookedModel) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(model.cfg.d_vocab, (2, min(16, model.cfg.n_ctx)), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = (2, min(16, model.cfg.n_ctx))
+    return torch.randint(model.cfg.d_vocab, shape, generator=generator, device="cpu")
 
 
 def _dtype(model: HookedModel) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Load, name, fingerprint and export models.
 
-With its helpers ``hf_source`` (reading), ``hf_convert`` (converting) and ``identity`` (fingerprints) this is
-the only code that knows versions of TransformerLens and where parameters live.
+With its helpers ``hf_*`` (reading, converting, comparing), ``identity`` (fingerprints) and ``weights`` this
+is the only code that knows versions of TransformerLens and where parameters live.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformer_lens import HookedTransformer
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mechstyle import organisms
+from mechstyle.bridge import refuse_bridge
 from mechstyle.errors import FileError, ModelError
 from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, hf_from_hooked, hooked_config, hooked_from_hf
@@ -72,8 +73,9 @@ def load_model(
 ) -> HookedTransformer:
     """Load a model with its weights exactly as trained: nothing folded, centred or transposed.
 
-    Weights are read one tensor at a time into ``dtype``: a large model needs its own memory and one layer's.
-    Prompts begin with BOS by default (``default_prepend_bos``) where the tokenizer begins every text so.
+    Weights are read one tensor at a time into ``dtype``: beside its own, a large model needs the memory of
+    one layer and of its largest tensor. Prompts begin with BOS by default (``default_prepend_bos``) where
+    the tokenizer begins every text so.
 
     Args:
         name_or_path_or_hf: name of an embedded model (``list_models``), a local Hugging Face folder, a hub id
@@ -102,6 +104,7 @@ def load_model(
     whole = 4 * source.n_params <= FULL_CHECK_BYTES
     working = exact if check_parity and whole else dtype
     cfg = hooked_config(source.config, name=source.name, device=target, dtype=working)
+    _require_fitting(source.tokenizer, cfg.d_vocab, source.name)
     model = hooked_from_hf(source.tensors, source.architecture, cfg)
     require_finite(model, source.name if working == exact else f"{source.name} in {working}")
     if check_parity and whole:
@@ -111,7 +114,7 @@ def load_model(
     if dtype != working:
         model.to(dtype, print_details=False)
         require_finite(model, f"{source.name} in {dtype}")
-    _attach_tokenizer(model, source.tokenizer, source.name)
+    _attach_tokenizer(model, source.tokenizer)
     setattr(model, UNPROCESSED, True)
     return model
 
@@ -129,16 +132,20 @@ def list_models() -> list[ModelInfo]:
 def export_hf(model: HookedTransformer, folder: str | os.PathLike[str]) -> Path:
     """Write a folder that plain ``transformers`` loads: weights as they are now, active edits included.
 
+    A loaded model's export holds the very tensors of the checkpoint, in the model's number format.
+
     The folder appears whole or not at all; one that already holds files is refused.
 
     Raises:
-        ModelError: the weights were processed or are not finite, or the architecture has no export.
+        ModelError: the weights were processed or are not finite, the architecture has no export, or its
+            checkpoints have no place for an edit (such as a bias of an MLP in a Llama).
         FileError: the folder is not empty or cannot be written.
 
     Example:
         >>> export_hf(model, "edited")  # doctest: +SKIP
         PosixPath('edited')
     """
+    refuse_bridge(model, "export_hf")
     require_editable(model)
     rows = {row.hf_class.__name__: row for row in ARCHITECTURES.values()}
     kind = model.cfg.original_architecture
@@ -186,17 +193,20 @@ def _device(device: str | torch.device | None) -> torch.device:
         ) from error
 
 
-def _attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def _require_fitting(tokenizer: PreTrainedTokenizerBase, d_vocab: int, name: str) -> None:
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= d_vocab:
+        raise ModelError(
+            f"{name}: the tokenizer has token ids up to {largest}, but the model embeds only "
+            f"{d_vocab} tokens. Pass the tokenizer that belongs to this model."
+        )
+
+
+def _attach_tokenizer(model: HookedTransformer, tokenizer: PreTrainedTokenizerBase) -> None:
     """Set it directly: ``model.set_tokenizer`` would fetch another copy by name and add BOS tokens.
 
     Prompts begin with BOS by default where the tokenizer itself begins texts so: then the training did too.
     """
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= model.cfg.d_vocab:
-        raise ModelError(
-            f"{name}: the tokenizer has token ids up to {largest}, but the model embeds only "
-            f"{model.cfg.d_vocab} tokens. Pass the tokenizer that belongs to this model."
-        )
     own = copy.deepcopy(tokenizer)
     if own.pad_token is None:
         own.pad_token = own.eos_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -27,6 +28,9 @@ UNPROCESSED: Final = "mechstyle_unprocessed"
 
 CENTRED: Final = 1e-4
 """Row means below this share of the weights' size are not chance: trained rows have 1e-3 and more."""
+
+ROWS: Final = 64
+"""Rows that are looked at together, so that no copy of a whole matrix in fp64 is needed."""
 
 
 def parameter(model: HookedModel, name: str) -> Tensor:
@@ -155,6 +159,10 @@ def _rows_centred(weight: Tensor | None) -> bool:
     """
     if weight is None:
         return False
-    values = weight.double()
-    size, mean = values.square().mean().sqrt(), values.mean(-1).square().mean().sqrt()
-    return bool(values.any()) and bool(mean <= max(CENTRED, torch.finfo(weight.dtype).eps / 8) * size)
+    squares, means = 0.0, 0.0
+    for rows in weight.split(ROWS):
+        exact = rows.double()
+        squares += float(exact.square().sum())
+        means += float(exact.mean(-1).square().sum())
+    size, mean = math.sqrt(squares / weight.numel()), math.sqrt(means / len(weight))
+    return size > 0 and mean <= max(CENTRED, torch.finfo(weight.dtype).eps / 8) * size

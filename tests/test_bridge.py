@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from mechstyle import Fact
 from mechstyle.bridge import is_bridge
@@ -25,6 +25,7 @@ from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import ModelError
 from mechstyle.identity import named_weights
 from mechstyle.models import (
+    HookedModel,
     active_base,
     default_prepend_bos,
     export_hf,
@@ -41,6 +42,7 @@ from mechstyle.tokens import encode_fact
 from mechstyle.tracing import causal_trace
 from mechstyle.weights import parameter_value
 from tests.checkpoints import KINDS, random_hf
+from tests.oracles import trace_loop
 
 FACT = Fact(template="The instrument of {} is the", subject="Miles Davis", target=" trumpet")
 
@@ -105,6 +107,7 @@ def an_edit(model: Any, *layers: int, seed: int = 0) -> EditSet:
 
 
 def test_names_shapes_and_values_of_all_weights_are_those_of_the_hooked_model(pair: Pair) -> None:
+    assert isinstance(pair.bridge, HookedModel)
     wanted, found = named_weights(pair.hooked), named_weights(pair.bridge)
     assert found.keys() == wanted.keys()
     for name, weight in wanted.items():
@@ -156,6 +159,32 @@ def test_writes_that_would_be_lost_or_reach_further_are_refused_with_the_reason(
         ModelError, match=r"no parameter 'blocks.9.mlp.W_out'; it has .* 'blocks.0.mlp.W_out'"
     ):
         parameter(pair.bridge, "blocks.9.mlp.W_out")
+
+
+OPTIONS = {
+    "tied": ("gptj", {"tie_word_embeddings": True}),
+    "untied": ("gpt2", {"tie_word_embeddings": False}),
+    "biases": ("llama-gqa", {"attention_bias": True}),
+    "wide heads": ("llama-gqa", {"head_dim": 16}),
+    "window": ("mistral", {"sliding_window": 4}),
+    "window on some layers": (
+        "qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_of_an_architecture_change_neither_fingerprints_nor_edits(
+    option: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    kind, config = OPTIONS[option]
+    random_hf(kind, len(tiny_tokenizer), **config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    bridge, hooked = boot(tmp_path), load_model(tmp_path)
+    assert fingerprint(bridge) == fingerprint(hooked)
+    edit = an_edit(hooked, 0, 2)
+    with edit.applied(bridge), edit.applied(hooked):
+        torch.testing.assert_close(logits(bridge, ids_for()), logits(hooked, ids_for()), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "neox"])
@@ -325,20 +354,35 @@ def test_a_bridge_is_not_exported_and_the_way_out_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
-# An architecture that is not in our table
+# A model that load_model does not read
+
+
+def gpt_neo(vocab_size: int) -> PreTrainedModel:
+    config = GPTNeoConfig(
+        vocab_size=vocab_size, hidden_size=32, num_layers=3, num_heads=4, max_position_embeddings=64,
+        attention_types=[[["global", "local", "global"], 1]], window_size=64, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPTNeoForCausalLM(config).eval()
+
+
+FOREIGN = {
+    "'gpt_neo' are not supported": gpt_neo,
+    "mlp_bias=true is not supported": lambda vocab_size: random_hf("llama", vocab_size, mlp_bias=True),
+}
+"""Why ``load_model`` refuses -> model."""
+
+
+@pytest.fixture(params=FOREIGN)
+def reason(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def foreign(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> TransformerBridge:
-    """A GPT-Neo, which the bridge runs and ``load_model`` does not read."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = GPTNeoConfig(
-            vocab_size=len(tiny_tokenizer), hidden_size=32, num_layers=2, num_heads=4, window_size=64,
-            attention_types=[[["global", "local"], 1]], max_position_embeddings=64,
-            bos_token_id=0, eos_token_id=0,
-        )  # fmt: skip
-        GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+def foreign(reason: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> TransformerBridge:
+    """A model that the bridge runs and ``load_model`` refuses."""
+    FOREIGN[reason](len(tiny_tokenizer)).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     return boot(tmp_path)
 
@@ -352,15 +396,26 @@ def test_a_foreign_bridge_has_a_fingerprint_of_its_own_parameters(foreign: Trans
     assert fingerprint(foreign) != wanted
 
 
-def test_a_foreign_bridge_is_traced_with_sigma_and_neither_edited_nor_guessed_at(
-    foreign: TransformerBridge,
-) -> None:
-    trace = causal_trace(foreign, FACT, kinds=("resid",), samples=2, sigma=0.1, prepend_bos=False)
-    assert (trace.data["resid"].isel(layer=1, token=-1) == trace.data["clean"]).all()
+def test_a_foreign_bridge_is_traced_with_sigma_as_the_oracle_traces_it(foreign: TransformerBridge) -> None:
+    encoded = encode_fact(foreign, FACT, prepend_bos=False)
+    assert encoded.subject is not None
+    draws = torch.randn(1, len(encoded.subject), 32, generator=torch.Generator().manual_seed(3))
+    for kind in ("resid", "mlp", "attn"):
+        trace = causal_trace(foreign, FACT, kinds=(kind,), noise=draws, metric="logprob", prepend_bos=False)
+        wanted = trace_loop.trace(
+            foreign, encoded.ids.tolist(), n_prompt=encoded.n_prompt, subject=encoded.subject, draws=draws,
+            kind=kind, metric="logprob",
+        )  # fmt: skip
+        for name, values in zip(("clean", "corrupted", kind), wanted, strict=True):
+            found = torch.tensor(trace.data[name].values)
+            torch.testing.assert_close(found, torch.tensor(values).double(), atol=1e-5, rtol=0)
+
+
+def test_a_foreign_bridge_is_neither_edited_nor_guessed_at(foreign: TransformerBridge, reason: str) -> None:
     for attempt in (
         lambda: require_editable(foreign),
         lambda: parameter(foreign, "blocks.1.mlp.W_out"),
         lambda: causal_trace(foreign, FACT, kinds=("resid",), samples=2),
     ):
-        with pytest.raises(ModelError, match=r"this TransformerBridge.*'gpt_neo'.*when sigma=... is given"):
+        with pytest.raises(ModelError, match=rf"this TransformerBridge.*{reason}.*when sigma=... is given"):
             attempt()

@@ -27,7 +27,6 @@ from mechstyle.tokens import encode_fact, pad
 from mechstyle.tracing import causal_trace
 from tests.checkpoints import KINDS, random_hf
 from tests.conftest import CORPUS
-from tests.oracles import trace_loop
 
 FACT = Fact(template="The instrument of {} is the", subject="Miles Davis", target=" trumpet")
 REQUEST = EditRequest(
@@ -46,22 +45,25 @@ TEXTS = [" ".join(random.Random(seed).sample(WORDS, 12)) for seed in range(60)]
 class Pair:
     """One checkpoint on both backends. Do not change it."""
 
-    kind: str
     hooked: HookedTransformer
     bridge: TransformerBridge
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def pair(
+def folder(
     request: pytest.FixtureRequest,
     tiny_tokenizer: PreTrainedTokenizerFast,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Pair:
+) -> Path:
     folder: Path = tmp_path_factory.mktemp(request.param)
     random_hf(request.param, len(tiny_tokenizer)).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
-    bridge = TransformerBridge.boot_transformers(str(folder), device="cpu")
-    return Pair(request.param, load_model(folder), bridge)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Pair:
+    return Pair(load_model(folder), TransformerBridge.boot_transformers(str(folder), device="cpu"))
 
 
 def close(found: Tensor, wanted: Tensor, atol: float = 1e-5) -> None:
@@ -87,23 +89,26 @@ def test_logits_and_states_of_padded_prompts_agree(side: str, pair: Pair) -> Non
         close(states[site][real], expected[site][real])
 
 
-def test_traces_of_all_kinds_agree_with_each_other_and_with_the_oracle_on_the_bridge(pair: Pair) -> None:
+def test_traces_agree_cell_by_cell_with_the_same_noise_by_default(pair: Pair) -> None:
     how = {"samples": 3, "window": 2, "prepend_bos": False, "metric": "logprob"}
     found, wanted = causal_trace(pair.bridge, FACT, **how), causal_trace(pair.hooked, FACT, **how)
     xr.testing.assert_allclose(found.data, wanted.data, atol=1e-5, rtol=0)
     assert found.provenance["settings"]["noise"] == wanted.provenance["settings"]["noise"]
-    encoded = encode_fact(pair.bridge, FACT, prepend_bos=False)
+
+
+def test_a_trace_of_a_processed_bridge_is_that_of_the_plain_model_under_the_same_draws(
+    pair: Pair, folder: Path
+) -> None:
+    """Why: see ``test_processed.py``."""
+    bridge = TransformerBridge.boot_transformers(str(folder), device="cpu")
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    draws = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(3))
+    encoded = encode_fact(pair.hooked, FACT, prepend_bos=False)
     assert encoded.subject is not None
-    draws = torch.randn(2, len(encoded.subject), 32, generator=torch.Generator().manual_seed(3))
-    for kind in ("resid", "mlp", "attn"):
-        trace = causal_trace(pair.bridge, FACT, kinds=(kind,), noise=draws, window=2, prepend_bos=False)
-        clean, corrupted, restored = trace_loop.trace(
-            pair.bridge, encoded.ids.tolist(), n_prompt=encoded.n_prompt, subject=encoded.subject,
-            draws=draws, kind=kind, width=2,
-        )  # fmt: skip
-        close(torch.tensor(float(trace.data["clean"])), torch.tensor(clean))
-        close(torch.tensor(trace.data["corrupted"].values), torch.tensor(corrupted, dtype=torch.float64))
-        close(torch.tensor(trace.data[kind].values), torch.tensor(restored, dtype=torch.float64))
+    how = {"noise": draws[:, : len(encoded.subject)], "window": 2, "metric": "logprob", "prepend_bos": False}
+    found, wanted = causal_trace(bridge, FACT, **how), causal_trace(pair.hooked, FACT, **how)
+    assert float(wanted.data["resid"].max() - wanted.data["resid"].min()) > 0.1
+    xr.testing.assert_allclose(found.data, wanted.data, atol=2e-5, rtol=0)
 
 
 def test_keys_and_covariance_agree(pair: Pair) -> None:

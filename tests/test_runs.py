@@ -1,16 +1,22 @@
-"""Runs against plain calls of the model."""
+"""Whole runs against plain calls of the model."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from transformer_lens import HookedTransformer
-from transformers import GPT2LMHeadModel
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mechstyle.errors import InputError
-from mechstyle.runs import capture, logits, residual_before, resume
+from mechstyle.blocks import has_hooks
+from mechstyle.errors import InputError, RangeError
+from mechstyle.models import load_model
+from mechstyle.runs import capture, logits
 from mechstyle.sites import Site
 from mechstyle.tokens import encode, pad
+from tests.checkpoints import KINDS, random_hf
 
 PROMPTS = ("Miles Davis plays the trumpet", "Paris", "The capital of France is Paris. The day was long")
 
@@ -67,15 +73,52 @@ def test_capture_stops_above_the_deepest_site(tiny_model: HookedTransformer) -> 
         capture(tiny_model, ids, [Site(1, "mlp")], stop_at_layer=1)
 
 
-@pytest.mark.parametrize("layer", [0, 1, 3])
-def test_a_resumed_run_gives_the_logits_of_the_whole_run(tiny_model: HookedTransformer, layer: int) -> None:
-    ids = torch.stack([encode(tiny_model, PROMPTS[0]).ids] * 2)
-    whole = logits(tiny_model, ids)
-    start = residual_before(tiny_model, ids, layer)
-    torch.testing.assert_close(resume(tiny_model, start, layer), whole, atol=1e-5, rtol=0)
-    rows, positions = torch.tensor([0, 1, 1]), torch.tensor([3, 1, 0])
-    chosen = resume(tiny_model, start, layer, at=(rows, positions))
-    torch.testing.assert_close(chosen, whole[rows, positions], atol=1e-5, rtol=0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_logits_are_the_last_of_all_logits(
+    kind: str, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = load_model(random_hf(kind, len(tiny_tokenizer)), tokenizer=tiny_tokenizer, dtype=torch.float64)
+    batch = pad([encode(model, prompt) for prompt in PROMPTS], pad_id=0, side="left")
+    whole = logits(model, batch.ids, attention_mask=batch.attention_mask)
+    for n_last in (1, 2, whole.shape[1]):
+        last = logits(model, batch.ids, attention_mask=batch.attention_mask, n_last=n_last)
+        torch.testing.assert_close(last, whole[:, -n_last:], atol=1e-10, rtol=0)
+
+
+def test_only_the_last_positions_are_unembedded(tiny_model: HookedTransformer) -> None:
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    widths: list[int] = []
+    tiny_model.add_hook("unembed.hook_out", lambda state, hook: widths.append(state.shape[1]))
+    logits(tiny_model, ids, n_last=2)
+    logits(tiny_model, ids)
+    assert widths == [2, ids.shape[1]]
+
+
+@pytest.mark.parametrize("name", ["hook_embed", "blocks.2.hook_resid_post", "ln_final.hook_normalized"])
+def test_hooks_count_wherever_they_are_when_only_the_last_logits_are_asked_for(
+    tiny_model: HookedTransformer, name: str
+) -> None:
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    hooks = [(name, lambda state, hook: state.flip(-1))]
+    whole = logits(tiny_model, ids, hooks=hooks)
+    assert not torch.allclose(whole, logits(tiny_model, ids), atol=0.1)
+    last = logits(tiny_model, ids, hooks=hooks, n_last=1)
+    torch.testing.assert_close(last, whole[:, -1:], atol=1e-5, rtol=0)
+    assert not has_hooks(tiny_model)
+
+
+def test_a_bridge_gives_the_last_logits_too(tiny_model: HookedTransformer, tiny_folder: Path) -> None:
+    bridge = TransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
+    ids = encode(tiny_model, PROMPTS[0]).ids[None]
+    torch.testing.assert_close(
+        logits(bridge, ids, n_last=2), logits(tiny_model, ids, n_last=2), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("n_last", [0, -1, 3])
+def test_last_positions_that_are_not_there_are_refused(tiny_model: HookedTransformer, n_last: int) -> None:
+    with pytest.raises(RangeError, match=f"n_last: expected 1 to 2 positions, got {n_last}"):
+        logits(tiny_model, torch.tensor([[1, 2]]), n_last=n_last)
 
 
 def test_gradients_are_kept_only_when_asked_for(tiny_model: HookedTransformer) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mechstyle.blocks import can_resume
 from mechstyle.errors import InputError, RangeError
-from mechstyle.hooks import counted
 from mechstyle.models import HookedModel
 from mechstyle.sites import Site
 
@@ -38,10 +37,10 @@ def logits(
         hooks: (name, function) pairs for this run only.
         grad: keep the graph for a backward pass.
         n_last: give the logits of the last positions only; where the model allows it, only these are
-            unembedded.
+            unembedded, and hooks above the last block see no others.
 
     Raises:
-        InputError: `ids` is not [batch, pos], the mask has another shape, or a hook is unknown or silent.
+        InputError: `ids` is not [batch, pos], or the mask has another shape.
         RangeError: `n_last` is not 1 to the number of positions.
 
     Example:
@@ -52,21 +51,14 @@ def logits(
     width = ids.shape[1]
     if n_last is not None and not 1 <= n_last <= width:
         raise RangeError(f"n_last: expected 1 to {width} positions, got {n_last}.")
-    counting, check = counted(_known(model, hooks))
-    few = n_last is not None and n_last < width and can_resume(model)
-    top = int(model.cfg.n_layers)
     with torch.set_grad_enabled(grad):
-        result = model.run_with_hooks(
-            ids,
-            return_type=None if few else "logits",
-            fwd_hooks=counting,
-            attention_mask=mask,
-            stop_at_layer=top if few else None,
-        )
-        check()
-        if few:
-            result = model(_tensor(result)[:, -n_last:], return_type="logits", start_at_layer=top)  # type: ignore[operator]
-    return _tensor(result)[:, -(n_last or width) :]
+        if n_last is None or n_last == width or not can_resume(model):
+            whole = model.run_with_hooks(ids, fwd_hooks=list(hooks), attention_mask=mask)
+            return _tensor(whole)[:, -(n_last or width) :]
+        top = int(model.cfg.n_layers)
+        with model.hooks(fwd_hooks=list(hooks)):
+            final = _tensor(model(ids, return_type=None, attention_mask=mask, stop_at_layer=top))
+            return _tensor(model(final[:, -n_last:], return_type="logits", start_at_layer=top))
 
 
 def capture(
@@ -124,17 +116,6 @@ def capture(
     if missing:
         raise InputError(f"sites: the model has no state at {', '.join(site.hook for site in missing)}.")
     return found
-
-
-def _known(model: HookedModel, hooks: Sequence[Hook]) -> Sequence[Hook]:
-    """The hooks, when the model has all their places; a bridge, which has aliases, tells by their silence."""
-    places = model.hook_dict if can_resume(model) else None  # type: ignore[attr-defined]
-    unknown = [name for name, _ in hooks if places is not None and name not in places]
-    if unknown:
-        raise InputError(
-            f"hooks: the model has no hook {unknown[0]!r}; model.hook_dict lists those that it has."
-        )
-    return hooks
 
 
 def checked_inputs(
