@@ -16,9 +16,10 @@ from mechstyle.editing.targets import TargetOptions, optimise_target
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import InputError
 from mechstyle.facts import EditRequest
-from mechstyle.models import HookedModel, parameter, provenance, require_editable, resolve_bos
+from mechstyle.models import HookedModel, provenance, require_editable, resolve_bos
 from mechstyle.sites import Site, check_layer
 from mechstyle.solve import closed_form_update
+from mechstyle.weights import parameter_value
 
 __all__ = ["rome"]
 
@@ -83,7 +84,7 @@ def rome(
     if legacy:
         # What the bare key gives now is taken from the weights themselves, so that it then gives exactly v*.
         site = Site(layer, "mlp")
-        weights, bias = parameter(model, site.parameter).double(), parameter(model, str(site.bias)).double()
+        weights, bias = (parameter_value(model, str(name)).double() for name in (site.parameter, site.bias))
         residual = (target.output + target.delta).double() - (bare @ weights + bias)
     update = closed_form_update(average, residual, moment.to(keys.device), read_keys=bare if legacy else None)
 
