@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from mechstyle.models import HookedModel
-from mechstyle.weights import parameter
 
 __all__ = ["default_memory", "rows_within"]
 
@@ -44,7 +43,7 @@ def rows_within(model: HookedModel, n_bytes: int, *, width: int, n_positions: in
         1337
     """
     cfg = model.cfg
-    size = parameter(model, "embed.W_E").element_size()
+    size = next(iter(model.named_parameters()))[1].element_size()
     heads = int(cfg.n_heads * cfg.d_head)
     block = width * (6 * cfg.d_model + 2 * cfg.d_mlp + 3 * heads + 3 * cfg.n_heads * n_positions)
     block += 2 * n_positions * heads

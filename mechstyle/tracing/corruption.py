@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mechstyle import organisms
 from mechstyle.errors import InputError, ModelError, RangeError
-from mechstyle.models import HookedModel, fingerprint, parameter
+from mechstyle.models import HookedModel, fingerprint
 from mechstyle.tokens import encode
+from mechstyle.weights import parameter_value
 
 __all__ = ["GaussianNoise", "embedding_sigma", "reference_sigma"]
 
@@ -105,7 +106,7 @@ def embedding_sigma(model: HookedModel, subjects: Sequence[str]) -> float:
     if not subjects:
         raise InputError("subjects: expected at least one reference subject, got none.")
     ids = torch.cat([encode(model, subject, prepend_bos=False).ids for subject in subjects])
-    embedding = parameter(model, "embed.W_E")
+    embedding = parameter_value(model, "embed.W_E")
     return _spread(embedding.detach()[ids.to(embedding.device)])
 
 
@@ -124,7 +125,7 @@ def reference_sigma(model: HookedModel) -> tuple[float, str]:
     if name is not None:
         subjects = organisms.reference_subjects(name)[:N_REFERENCE]
         return embedding_sigma(model, subjects), f"{len(subjects)} reference subjects of {name}"
-    return _spread(parameter(model, "embed.W_E").detach()), "all token embeddings"
+    return _spread(parameter_value(model, "embed.W_E").detach()), "all token embeddings"
 
 
 def _spread(entries: Tensor) -> float:
