@@ -67,6 +67,10 @@ def hooked_config(
 
     Raises:
         ModelError: the config asks for something that TransformerLens does not compute alike.
+
+    Example:
+        >>> hooked_config(hf.config, name="gpt2", dtype=torch.bfloat16).n_layers  # doctest: +SKIP
+        12
     """
     architecture = architecture_of(config, name=name)
     return HookedTransformerConfig(
@@ -96,7 +100,7 @@ def hooked_tensors(
         >>> dict(hooked_tensors(hf.state_dict(), architecture, cfg))["embed.W_E"].shape  # doctest: +SKIP
         torch.Size([50257, 768])
     """
-    names = set(source)  # a mapping of our own may read the tensor to answer ``in``
+    names = set(source)  # once: ``in`` may read the tensor
     for link in each_link(architecture.links, cfg):
         if link.hf is None or (link.flag is not None and link.hf not in names):
             yield from ((name, zeros_of(name, cfg, cfg.dtype)) for name in link.hooked)
@@ -117,6 +121,10 @@ def hooked_from_hf(
 
     Raises:
         ModelError: a weight is missing, has another shape, or came twice.
+
+    Example:
+        >>> cfg = hooked_config(hf.config, name="gpt2")  # doctest: +SKIP
+        >>> model = hooked_from_hf(hf.state_dict(), ARCHITECTURES["gpt2"], cfg)  # doctest: +SKIP
     """
     with torch.no_grad(), quiet_deprecation():
         model = HookedTransformer(cfg)
@@ -132,6 +140,10 @@ def hf_from_hooked(model: HookedTransformer, architecture: Architecture) -> PreT
 
     Raises:
         ModelError: the model has something that checkpoints of this architecture cannot say.
+
+    Example:
+        >>> type(hf_from_hooked(model, ARCHITECTURES["gpt2"])).__name__  # doctest: +SKIP
+        'GPT2LMHeadModel'
     """
     cfg, kind = model.cfg, architecture.hf_class.__name__
     state = {name: weight.detach() for name, weight in model.named_parameters()}
@@ -140,15 +152,16 @@ def hf_from_hooked(model: HookedTransformer, architecture: Architecture) -> PreT
     config = _export_config(model, architecture, state, links)
     with torch.device("meta"):
         hf: Any = architecture.hf_class(config)
-    left_out = architecture.ties(config)
+    ties = architecture.ties(config)
     named = {}
     for link in links:
         if link.flag is not None and not getattr(config, link.flag):
             continue
         tensor = link.export([state[name] for name in link.hooked], kind)
-        if tensor is not None and link.hf not in left_out:
+        if tensor is not None and link.hf not in ties:
             named[link.hf] = tensor.cpu().contiguous()
-    hf.load_state_dict(named, assign=True, strict=False)
+    named |= {name: named[other] for name, other in ties.items()}
+    hf.load_state_dict(named, assign=True)
     hf.tie_weights()
     hf.eval()
     exported: PreTrainedModel = hf

@@ -104,7 +104,7 @@ def weight_files(folder: Path) -> list[Path]:
                 raise FileError(
                     f"{index} names no weights: 'weight_map' is missing or empty. Fetch it again."
                 )
-            parts = [folder / part for part in sorted(set(places.values()))]
+            parts = [folder / Path(str(part)).name for part in sorted(set(places.values()), key=str)]
             for part in parts:
                 if not part.is_file():
                     raise FileError(f"{folder} lacks {part.name}, which {index.name} names. Fetch it again.")

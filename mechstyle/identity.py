@@ -7,7 +7,9 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -28,6 +30,20 @@ ARCHITECTURE_FIELDS: Final = (
     "rotary_adjacent_pairs rotary_base rotary_dim scale_attn_by_inverse_layer_idx use_attn_scale "
     "use_local_attn window_size"
 ).split()
+
+SCALED_FIELDS: Final = MappingProxyType(
+    {
+        "use_NTK_by_parts_rope": (
+            "NTK_by_parts_factor",
+            "NTK_by_parts_high_freq_factor",
+            "NTK_by_parts_low_freq_factor",
+            "NTK_original_ctx_len",
+        )
+    }
+)
+"""Further fields that count where a switch is on."""
+LAST_FINGERPRINT: Final = "mechstyle_last_fingerprint"
+"""Attribute of a model: its fingerprint, and what it was then."""
 
 
 @runtime_checkable
@@ -62,21 +78,73 @@ def fingerprint(model: HookedModel) -> str:
     """SHA-256 (hex) of architecture, tokenizer and weights rounded to bfloat16, as without active edits.
 
     Equal for a model, its copy cast to bfloat16, its export and a ``TransformerBridge`` of the checkpoint.
-    Recomputed at each call: never stale. A bridge that ``load_model`` could not read has one of its own
-    parameters.
+    A bridge that ``load_model`` could not read has one of its own parameters.
+
+    The hash is taken anew when the model changed since the last call. Every row of every weight is looked at
+    for that, through one number (its product with a fixed vector, in float32 at least).
 
     Example:
         >>> fingerprint(model)[:8]  # doctest: +SKIP
         '3f1c09ab'
     """
-    digest = hashlib.sha256()
     cfg = bridge_config(model) if is_bridge(model) else model.cfg
     config = {field: getattr(cfg, field, None) for field in ARCHITECTURE_FIELDS}
-    header = {"config": config, "tokenizer": _tokenizer_state(model.tokenizer)}
+    for switch, fields in SCALED_FIELDS.items():
+        if getattr(cfg, switch, False):
+            config |= {field: getattr(cfg, field, None) for field in (switch, *fields)}
+    weights = dict(sorted((named_weights(model) | active_base(model)).items()))
+    found = _Marks(
+        config, model.tokenizer, _special(model.tokenizer), {n: _mark(w) for n, w in weights.items()}
+    )
+    last: tuple[_Marks, str] | None = getattr(model, LAST_FINGERPRINT, None)
+    if last is None or not found.equal(last[0]):
+        last = found, _hash(config, model.tokenizer, weights)
+        setattr(model, LAST_FINGERPRINT, last)
+    return last[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Marks:
+    """What tells, at little cost, whether a model is the one that was hashed."""
+
+    config: dict[str, Any]
+    tokenizer: Any
+    special: Json
+    weights: dict[str, Tensor]
+
+    def equal(self, other: _Marks) -> bool:
+        return (
+            self.config == other.config
+            and self.tokenizer is other.tokenizer
+            and self.special == other.special
+            and self.weights.keys() == other.weights.keys()
+            and all(
+                mark.shape == other.weights[name].shape
+                and mark.dtype == other.weights[name].dtype
+                and mark.device == other.weights[name].device
+                and torch.equal(mark, other.weights[name])
+                for name, mark in self.weights.items()
+            )
+        )
+
+
+def _mark(weight: Tensor) -> Tensor:
+    """One number a row: its product with a fixed vector; the whole of a vector."""
+    values = weight.detach()
+    values = values if values.dtype == torch.float64 else values.float()
+    if values.ndim < 2:
+        return values.clone()
+    # Multiples of the golden ratio, without their integer parts: no two columns weigh the same.
+    places = torch.arange(1, values.shape[-1] + 1, device=values.device, dtype=torch.float64)
+    return values @ (places * 0.6180339887498949).frac().add(0.5).to(values.dtype)
+
+
+def _hash(config: Mapping[str, Any], tokenizer: Any, weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    header = {"config": config, "tokenizer": _tokenizer_state(tokenizer)}
     digest.update(json.dumps(header, sort_keys=True, default=str).encode())
-    base = active_base(model)
-    for name, weight in sorted(named_weights(model).items()):
-        plain = base.get(name, weight).detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
+    for name, weight in weights.items():
+        plain = weight.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
         digest.update(f"{name}:{tuple(plain.shape)}".encode())
         digest.update(plain.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()
@@ -126,6 +194,12 @@ def provenance(model: HookedModel, **settings: Json) -> dict[str, Json]:
         | {name: version(name) for name in ("torch", "transformer-lens", "transformers")},
         "settings": settings,
     }
+
+
+def _special(tokenizer: Any) -> Json:
+    if tokenizer is None:
+        return None
+    return [len(tokenizer), tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token]
 
 
 def _tokenizer_state(tokenizer: Any) -> Json:

@@ -24,11 +24,11 @@ from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, hf_from_hooked, hooked_config, hooked_from_hf
 from mechstyle.hf_parity import FULL_CHECK_BYTES, require_layer_parity, require_parity
 from mechstyle.hf_source import Source, from_folder, from_hub, from_object, quietly
-from mechstyle.identity import HookedModel, Json, active_base, fingerprint, provenance
+from mechstyle.identity import HookedModel, Json, active_base, fingerprint, named_weights, provenance
 from mechstyle.weights import (
-    UNPROCESSED,
     default_prepend_bos,
     parameter,
+    parameter_value,
     require_editable,
     require_finite,
     resolve_bos,
@@ -44,7 +44,9 @@ __all__ = [
     "fingerprint",
     "list_models",
     "load_model",
+    "named_weights",
     "parameter",
+    "parameter_value",
     "provenance",
     "require_editable",
     "resolve_bos",
@@ -115,7 +117,6 @@ def load_model(
         model.to(dtype, print_details=False)
         require_finite(model, f"{source.name} in {dtype}")
     _attach_tokenizer(model, source.tokenizer)
-    setattr(model, UNPROCESSED, True)
     return model
 
 

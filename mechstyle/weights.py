@@ -14,7 +14,6 @@ from mechstyle.errors import ModelError
 from mechstyle.identity import HookedModel, named_weights
 
 __all__ = [
-    "UNPROCESSED",
     "default_prepend_bos",
     "parameter",
     "parameter_value",
@@ -22,9 +21,6 @@ __all__ = [
     "require_finite",
     "resolve_bos",
 ]
-
-UNPROCESSED: Final = "mechstyle_unprocessed"
-"""Attribute of a model: its weights are as trained, because ``load_model`` made it."""
 
 CENTRED: Final = 1e-4
 """Row means below this share of the weights' size are not chance: trained rows have 1e-3 and more."""

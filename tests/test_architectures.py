@@ -27,7 +27,7 @@ from mechstyle.hf_convert import (
 )
 from mechstyle.hf_layouts import each_link
 from mechstyle.hf_parity import require_layer_parity
-from mechstyle.models import export_hf, fingerprint, load_model, parameter
+from mechstyle.models import export_hf, fingerprint, list_models, load_model, parameter
 from mechstyle.tokens import encode
 from tests.checkpoints import KINDS, random_hf
 
@@ -328,6 +328,19 @@ def test_a_hub_model_is_fetched_file_by_file_and_read_as_a_folder(
     assert [(name, patterns[-1], left) for name, patterns, left in asked] == [
         ("somebody/some-model", "model*.safetensors", ["*/*"])
     ]
+
+
+@pytest.mark.parametrize("kind", ["gptj", "llama-gqa"])
+def test_an_embedded_model_of_any_architecture_is_listed(
+    kind: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hf = random_hf(kind, len(tiny_tokenizer))
+    folder = saved(hf, tiny_tokenizer, tmp_path / "some-model")
+    monkeypatch.setattr("mechstyle.organisms.names", lambda: ["some-model"])
+    monkeypatch.setattr("mechstyle.organisms.folder", lambda name: tmp_path / name)
+    (info,) = list_models()
+    assert (info.name, info.folder, info.n_layers, info.d_model) == ("some-model", folder, 3, 32)
+    assert info.n_params == sum(weight.numel() for weight in hf.parameters())
 
 
 # The prompt's beginning

@@ -84,7 +84,8 @@ def rome(
     if legacy:
         # What the bare key gives now is taken from the weights themselves, so that it then gives exactly v*.
         site = Site(layer, "mlp")
-        weights, bias = (parameter_value(model, str(name)).double() for name in (site.parameter, site.bias))
+        weights = parameter_value(model, site.parameter).double()
+        bias = parameter_value(model, str(site.bias)).double()
         residual = (target.output + target.delta).double() - (bare @ weights + bias)
     update = closed_form_update(average, residual, moment.to(keys.device), read_keys=bare if legacy else None)
 

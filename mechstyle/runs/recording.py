@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechstyle.blocks import KeysValues, keys_values, run_block
-from mechstyle.errors import InputError, ModelError
+from mechstyle.errors import InputError, ModelError, RangeError
 from mechstyle.models import HookedModel
 from mechstyle.runs.full import Hook, checked_inputs
-from mechstyle.sites import Site
+from mechstyle.sites import Site, check_layer
 
 __all__ = ["Recording", "attached", "record", "record_again"]
 
@@ -89,12 +89,14 @@ def record(
         hooks: (name, function) pairs for this run only.
 
     Raises:
-        InputError: ``ids`` is not [row, pos], or the mask has another shape.
-        ModelError: the model has no state at a site.
+        InputError: ``ids`` is not [row, pos], the mask has another shape, or a site is in no layer.
+        RangeError: the model has no such layer.
+        ModelError: nothing is run at a site, because ``narrow`` leaves no position there.
 
     Example:
         >>> base = record(model, encoded.ids[None])  # doctest: +SKIP
     """
+    _check_sites(model, sites)
     mask = None if attention_mask is None else checked_inputs(model, ids, attention_mask)[1]
     with torch.no_grad(), attached(model, hooks):
         residual = _embed(model, ids, mask)
@@ -116,11 +118,24 @@ def record_again(
         ids: one row a run; row ``i`` has the tokens of row ``i % base.n_rows`` before ``start``.
         hooks: what makes the runs different, such as noise at ``hook_embed``.
 
+    Raises:
+        InputError: ``ids`` cannot continue the recorded runs, these have padding, or a site is in no layer.
+        RangeError: ``start`` is not one of their positions, or the model has no such layer.
+
     Example:
         >>> noisy = record_again(model, clean, ids.expand(10, -1), start=2, hooks=[noise])  # doctest: +SKIP
     """
+    _check_sites(model, sites)
     if base.attention_mask is not None:
         raise InputError("base: expected a recording without padding, got one with an attention mask.")
+    rows, width = base.n_rows, base.n_positions
+    if ids.ndim != 2 or len(ids) == 0 or len(ids) % rows or ids.shape[1] != width:
+        raise InputError(
+            f"ids: expected [a multiple of {rows} rows, {width} positions] to continue the recorded runs, "
+            f"got {list(ids.shape)}."
+        )
+    if not 0 <= start < width:
+        raise RangeError(f"start: expected a position from 0 to {width - 1}, got {start}.")
     with torch.no_grad(), attached(model, hooks):
         residual = _embed(model, ids, None)[:, start:]
         return _run(model, residual, base, start=start, sites=sites, mask=None)
@@ -129,6 +144,13 @@ def record_again(
 def attached(model: HookedModel, hooks: Sequence[Hook]) -> AbstractContextManager[Any]:
     """Hooks for the length of a block; they are gone afterwards, whatever happens inside."""
     return model.hooks(fwd_hooks=list(hooks)) if hooks else nullcontext()
+
+
+def _check_sites(model: HookedModel, sites: Sequence[Site]) -> None:
+    for site in sites:
+        check_layer(site.layer, model.cfg.n_layers, name="sites: layer")
+        if site.kind == "embed":
+            raise InputError("sites: expected states inside layers, got the embedding; `capture` reads it.")
 
 
 def _embed(model: HookedModel, ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -170,5 +192,5 @@ def _run(
             past.append(joined)
     missing = [site.hook for site in sites if site not in states]
     if missing:
-        raise ModelError(f"model: it has no state at {', '.join(missing)}.")
+        raise ModelError(f"model: nothing was run at {', '.join(missing)}.")
     return Recording(tuple(residuals), tuple(past), start, states, mask)
