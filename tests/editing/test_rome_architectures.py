@@ -96,14 +96,12 @@ def test_rome_in_fp32_is_the_textbook_loop_in_fp64_up_to_rounding(
     moments: dict[int, Tensor],
     tiny_tokenizer: PreTrainedTokenizerFast,
     legacy: bool,
-    record_property: Any,
 ) -> None:
     edit = edited(loaded(kind, tiny_tokenizer, torch.float32), moments, 1, legacy, bos=False)
     change, losses = by_the_loop(model, moments, 1, legacy, bos=False)
     difference = relative(edit.delta("blocks.1.mlp.W_out"), change)
-    record_property("relative difference in fp32", difference)
     assert edit.provenance["settings"]["losses"] == pytest.approx(losses, rel=1e-4)
-    assert difference < 1e-2
+    assert difference < 1e-3  # measured: 6e-6 at most
 
 
 def test_the_key_is_what_multiplies_w_out(model: HookedTransformer) -> None:

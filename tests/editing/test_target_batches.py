@@ -198,11 +198,12 @@ def test_the_output_is_the_state_on_the_bare_prompt(
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-gqa"])
 def test_in_fp32_batches_differ_by_rounding_which_adam_amplifies(
-    name: str, tiny_tokenizer: PreTrainedTokenizerFast, record_property: Any
+    name: str, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """A gradient's entry near zero may change its sign by rounding, and Adam steps by ``lr`` either way.
 
-    So there is no sharp bound; the figure is in the test's properties, and only a gross error fails.
+    So there is no sharp bound. Measured were relative differences of 8e-7 here, and of 3e-5 with default
+    options over 20 steps; only a gross error fails.
     """
     model = load_model(random_hf(name, len(tiny_tokenizer)), tokenizer=tiny_tokenizer)
     options = TargetOptions(steps=10, early_stop=0.0, clamp_norm=30.0, weight_decay=0.1)
@@ -211,8 +212,7 @@ def test_in_fp32_batches_differ_by_rounding_which_adam_amplifies(
     alone = [optimise_target(model, one, **settings) for one in REQUESTS]
     pairs = list(zip(together, alone, strict=True))
     difference = max(float((a.delta - b.delta).norm() / b.delta.norm()) for a, b in pairs)
-    record_property("relative difference of delta in fp32", difference)
-    assert difference < 0.02
+    assert difference < 1e-3
 
 
 @pytest.mark.parametrize("hooked", [False, True], ids=["resumed", "whole"])
