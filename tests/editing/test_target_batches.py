@@ -108,12 +108,15 @@ def test_the_requests_are_ragged(tiny_model: HookedTransformer) -> None:
     assert len({one.n_prompt - subject.stop for one, subject in zip(encoded, subjects, strict=True)}) >= 3
 
 
-@pytest.mark.parametrize("kind", ["mlp", "resid"])
+@pytest.mark.parametrize(("kind", "clamp"), [("mlp", 30.0), ("resid", 0.5)])
 def test_requests_that_share_batches_are_each_as_if_alone_and_in_order(
-    model: HookedTransformer, kind: target_runs.TargetKind
+    model: HookedTransformer, kind: target_runs.TargetKind, clamp: float
 ) -> None:
-    settings: dict[str, Any] = {"layer": 1, "contexts": CONTEXTS, "options": FIXED, "kind": kind}
+    options = replace(FIXED, clamp_norm=clamp)
+    settings: dict[str, Any] = {"layer": 1, "contexts": CONTEXTS, "options": options, "kind": kind}
     alone = [optimise_target(model, one, **settings) for one in REQUESTS]
+    reached = [bool(one.delta.norm() >= (1 - 1e-12) * clamp * one.output.norm()) for one in alone]
+    assert any(reached) == (clamp < 1)
     for size in (None, 2, 3):
         for found, expected in zip(
             optimise_targets(model, REQUESTS, batch_size=size, **settings), alone, strict=True
