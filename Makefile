@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 HALF := .venv/.installing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint docs clean
+.PHONY: help demo test test-full lint docs bench clean
 
 help:
 	@echo "make demo       trace, edit and score three facts; ends with the path of the report"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-full  all tests"
 	@echo "make lint       ruff (rules and format) and mypy --strict"
 	@echo "make docs       build the documentation; warnings are errors"
+	@echo "make bench      speed against the textbook form, on all cores; rewrites benchmarks/RESULTS.md"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -43,6 +44,9 @@ lint: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(READY)
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf .venv build dist site demo-report *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

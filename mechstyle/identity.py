@@ -33,6 +33,7 @@ ARCHITECTURE_FIELDS: Final = (
 
 SCALED_FIELDS: Final = MappingProxyType(
     {
+        "use_local_attn": ("attn_types",),
         "use_NTK_by_parts_rope": (
             "NTK_by_parts_factor",
             "NTK_by_parts_high_freq_factor",

@@ -25,8 +25,8 @@ __all__ = [
 CENTRED: Final = 1e-4
 """Row means below this share of the weights' size are not chance: trained rows have 1e-3 and more."""
 
-ROWS: Final = 64
-"""Rows that are looked at together, so that no copy of a whole matrix in fp64 is needed."""
+ROWS: Final = 256
+"""Rows that are looked at together, so that no copy of a whole matrix is needed."""
 
 
 def parameter(model: HookedModel, name: str) -> Tensor:
@@ -93,8 +93,8 @@ def require_editable(model: HookedModel) -> None:
 def default_prepend_bos(model: HookedModel) -> bool:
     """Whether prompts of this model begin with its BOS token when nobody says otherwise.
 
-    ``load_model`` sets False. A ``TransformerBridge`` keeps its own default, which is True for most models:
-    say ``prepend_bos=`` to compare both.
+    ``load_model`` goes by the tokenizer: True where it begins every text with BOS. A ``TransformerBridge``
+    keeps its own default, which is True for most models: say ``prepend_bos=`` to compare both.
     """
     return bool(model.cfg.default_prepend_bos)
 
@@ -119,7 +119,11 @@ def require_finite(model: HookedModel, name: str) -> None:
     Raises:
         ModelError: it has some.
     """
-    broken = [key for key, weight in named_weights(model).items() if not torch.isfinite(weight).all()]
+    broken = [
+        key
+        for key, weight in named_weights(model).items()
+        if not all(bool(torch.isfinite(rows).all()) for rows in weight.split(ROWS))
+    ]
     if broken:
         raise ModelError(
             f"{name} holds NaN or infinite numbers in {len(broken)} weights, first {broken[0]!r}."

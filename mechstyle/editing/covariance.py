@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mechstyle.editing.moments import RunningMoments, text_chain
 from mechstyle.editing.storage import load_tensors, save_tensors
 from mechstyle.errors import FileError, InputError, RangeError
+from mechstyle.hooks import counted
 from mechstyle.models import HookedModel, provenance, resolve_bos
 from mechstyle.runs import capture
 from mechstyle.sites import Site, check_layer
@@ -146,7 +147,9 @@ def covariance(
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("second moments", total=n_keys, completed=running.count)
         for index, batch in enumerate(iter(lambda: list(islice(stream, batch_size)), []), start=1):
-            running.add(_keys(model, [ids for _, ids in batch], chosen), [text for text, _ in batch])
+            rows = [ids for _, ids in batch]
+            _add_keys(model, rows, chosen, running)
+            running.passed([text for text, _ in batch], sum(map(len, rows)))
             bar.update(task, completed=running.count)
             if checkpoint is not None and index % checkpoint_every == 0:
                 running.save(checkpoint, identity)
@@ -160,15 +163,23 @@ def covariance(
     return Covariance(running.finish(), running.count, summary)
 
 
-def _keys(model: HookedModel, rows: Sequence[Tensor], layers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-    """Each layer's keys at all tokens of some texts, padding left out; held no longer than they are used."""
+def _add_keys(
+    model: HookedModel, rows: Sequence[Tensor], layers: Sequence[int], running: RunningMoments
+) -> None:
+    """Add the keys at all tokens of some texts, padding left out, layer by layer while the model runs."""
     real = pad_sequence([torch.ones_like(ids) for ids in rows], batch_first=True)
     tokens = pad_sequence(list(rows), batch_first=True)
-    states = capture(model, tokens, [Site(layer, "key") for layer in layers], attention_mask=real)
-    padded = not bool(real.all())
-    for layer in layers:
-        state = states.pop(Site(layer, "key"))
-        yield layer, state[real.to(state.device).bool()] if padded else state.flatten(0, 1)
+    padded, sites = not bool(real.all()), [Site(layer, "key") for layer in layers]
+
+    def adder(layer: int) -> Callable[..., None]:
+        def add(state: Tensor, hook: Any) -> None:
+            running.add(layer, state[real.to(state.device).bool()] if padded else state.flatten(0, 1))
+
+        return add
+
+    hooks, check = counted([(site.hook, adder(site.layer)) for site in sites])
+    capture(model, tokens, [max(sites)], attention_mask=real, hooks=hooks)
+    check()
 
 
 def _documents(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -40,23 +40,23 @@ class RunningMoments:
         """Nothing read yet."""
         return cls({layer: torch.zeros(d_mlp, d_mlp, dtype=torch.float64, device=device) for layer in layers})
 
-    def add(self, keys: Iterable[tuple[int, Float[Tensor, "key d_mlp"]]], texts: Sequence[str]) -> None:
-        """Add the same keys' states at every layer; products in fp32 at least, sums in fp64.
+    def add(self, layer: int, keys: Float[Tensor, "key d_mlp"]) -> None:
+        """Add keys of one layer; products in fp32 at least, sums in fp64.
 
         Raises:
             ModelError: keys, or their squares, are not finite.
         """
-        n_keys = 0
-        for layer, found in keys:
-            exact = found if found.dtype == torch.float64 else found.float()
-            n_keys, total = len(exact), self.sums[layer]
-            for start in range(0, len(total), BLOCK):
-                total[start : start + BLOCK, start:] += exact[:, start : start + BLOCK].T @ exact[:, start:]
-            # A key that is NaN or infinite shows on the diagonal, which is much shorter than the keys.
-            if not bool(torch.isfinite(total.diagonal()).all()):
-                raise ModelError(
-                    f"model: its keys at layer {layer} are NaN or infinite. Load a model with finite weights."
-                )
+        exact, total = keys if keys.dtype == torch.float64 else keys.float(), self.sums[layer]
+        for start in range(0, len(total), BLOCK):
+            total[start : start + BLOCK, start:] += exact[:, start : start + BLOCK].T @ exact[:, start:]
+        # A key that is NaN or infinite shows on the diagonal, which is much shorter than the keys.
+        if not bool(torch.isfinite(total.diagonal()).all()):
+            raise ModelError(
+                f"model: its keys at layer {layer} are NaN or infinite. Load a model with finite weights."
+            )
+
+    def passed(self, texts: Sequence[str], n_keys: int) -> None:
+        """Note that all layers have these texts' keys, so many of each layer."""
         self.count += n_keys
         self.n_texts += len(texts)
         for text in texts:

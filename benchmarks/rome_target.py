@@ -1,0 +1,76 @@
+"""The value that ROME writes for one request, against whole runs of all contexts in one padded batch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from common import Case, Options, main, measure, textbook
+from shapes import QUICK, contexts, fact, gpt2
+
+import mechstyle as ms
+from mechstyle.editing.targets import Target, optimise_target
+from mechstyle.tokens import EncodedPrompt, encode, encode_fact
+
+LAYER, STEPS, NEW_TARGET = 5, 20, " y"
+PREFIXES = (5,) * 10 + (10,) * 10
+TOLERANCE = 1e-3
+"""Of delta, relative to its length: Adam divides by the gradients' own size, which amplifies rounding."""
+
+
+def figures(options: Options) -> Iterator[dict[str, Any]]:
+    """One target: 20 losses and 19 updates over 21 contexts, without early stop."""
+    model = gpt2(options.device, **(QUICK if options.quick else {}))
+    layer = 1 if options.quick else LAYER
+    request = ms.EditRequest(fact(12, range(2, 5)), NEW_TARGET)
+    templates = contexts(PREFIXES)
+    target_options = ms.TargetOptions(steps=STEPS, early_stop=0.0)
+
+    def encoded(template: str) -> EncodedPrompt:
+        return encode_fact(model, request.fact, target=NEW_TARGET, template=template, prepend_bos=False)
+
+    rows = [row(encoded(template)) for template in templates]
+    length = len(request.fact.subject)
+    own = row(encode(model, request.fact.subject + " is a", subject_offsets=(0, length), prepend_bos=False))
+
+    def fast() -> Target:
+        return optimise_target(
+            model, request, layer=layer, contexts=templates, options=target_options, prepend_bos=False
+        )
+
+    def baseline() -> tuple[torch.Tensor, list[float]]:
+        return textbook.rome_target(model, rows, own, layer=layer, steps=STEPS)
+
+    yield measure(
+        Case(
+            work=f"ROME target at layer {layer}",
+            fast=fast,
+            baseline=baseline,
+            difference=difference,
+            tolerance=TOLERANCE,
+            gate=3.0,
+            aim=6.0,
+            sizes={"steps": STEPS, "contexts": len(rows), "tokens": [len(one.ids) for one in rows]},
+        ),
+        options,
+    )
+
+
+def row(one: EncodedPrompt) -> textbook.Row:
+    """What the textbook form needs to know of a prompt."""
+    assert one.subject is not None
+    return textbook.Row(one.ids.tolist(), one.n_prompt, one.subject[-1])
+
+
+def difference(found: Target, expected: tuple[torch.Tensor, list[float]]) -> float:
+    """Of delta, relative to its length, or of a loss, relative to the first: whichever is more."""
+    delta, losses = expected
+    assert len(found.losses) == len(losses) == STEPS
+    of_losses = max(abs(one - other) for one, other in zip(found.losses, losses, strict=True)) / losses[0]
+    return max(float((found.delta - delta).norm() / delta.norm()), of_losses)
+
+
+if __name__ == "__main__":
+    sys.exit(main(figures, "One ROME target"))
