@@ -152,12 +152,14 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
             model, IDS, attention_mask=PADDED, hooks=[("blocks.1.hook_mlp_out", _doubled)], grad=True
         ),
         "logits of the last position": lambda model, folder: runs.logits(model, IDS, n_last=1),
+        "named_weights": lambda model, folder: models.named_weights(model),
         "optimise_target": lambda model, folder: targets.optimise_target(
             model, REQUEST, layer=LAYER, options=FEW
         ),
         "optimise_targets": lambda model, folder: _targets(model, "mlp", None),
         "optimise_targets of the residual": lambda model, folder: _targets(model, "resid", 1),
         "parameter": lambda model, folder: models.parameter(model, "blocks.1.mlp.W_out"),
+        "parameter_value": lambda model, folder: models.parameter_value(model, "embed.W_E"),
         "perplexity": lambda model, folder: perplexity(model, TEXTS, batch_size=2),
         "provenance": lambda model, folder: models.provenance(model, seed=0),
         "record": lambda model, folder: runs.record(

@@ -19,8 +19,8 @@ __all__ = ["Wrapper", "differences", "everything", "forward_replaced", "made_pec
 
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-OWN = ("mechstyle_active_base", "mechstyle_active_edits")
-"""The library's own attributes of a model; what they hold is compared, not that they exist."""
+OWN = "mechstyle_"
+"""Attributes of a model that are the library's own begin so; that of active edits is compared apart."""
 
 
 def everything(model: Any) -> dict[str, object]:
@@ -54,11 +54,12 @@ def forward_replaced(
     module: Any, wrapped: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
     """A module that computes something else for the length of a block: no hook, so nobody can notice."""
-    module.forward = wrapped(module.forward)
+    own = vars(module)  # bridges pass on what is set in the usual way
+    own["forward"] = wrapped(module.forward)
     try:
         yield
     finally:
-        del module.forward
+        del own["forward"]
 
 
 def _weights(model: Any) -> dict[str, object]:
@@ -76,7 +77,7 @@ def _modules(model: Any) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, part in model.named_modules():
         own = vars(part)
-        found[f"attributes of {name}"] = tuple(key for key in own if key not in OWN)
+        found[f"attributes of {name}"] = tuple(key for key in own if not key.startswith(OWN))
         found[f"mode of {name}"] = part.training
         for key in own:
             if key.endswith("hooks"):  # torch's dictionaries and TransformerLens' lists
@@ -92,8 +93,10 @@ def _whole_model(model: Any) -> dict[str, object]:
     return {
         "cfg": copy.deepcopy(vars(model.cfg)),
         "context level": getattr(model, "context_level", None),
-        "active edits": getattr(model, OWN[1], ()),
-        "covered weights": {name: _bytes(weight) for name, weight in getattr(model, OWN[0], {}).items()},
+        "active edits": getattr(model, f"{OWN}active_edits", ()),
+        "covered weights": {
+            name: _bytes(weight) for name, weight in getattr(model, f"{OWN}active_base", {}).items()
+        },
         "tokenizer": (id(tokenizer), tokenizer.backend_tokenizer.to_str()),
         "tokenizer's sides": (tokenizer.padding_side, tokenizer.truncation_side),
         "tokenizer's special tokens": dict(tokenizer.special_tokens_map),

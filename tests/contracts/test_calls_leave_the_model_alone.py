@@ -9,17 +9,25 @@ from typing import Any
 import pytest
 import torch
 from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerFast
 
+from tests.checkpoints import random_hf
 from tests.contracts.calls import CALLS, TRAINING, functions_that_take_a_model
 from tests.contracts.state import Wrapper, differences, everything, forward_replaced, made_peculiar
 
 INSTANT = {
     "EditSet.apply_", "active_base", "active_edits", "apply_edits", "can_resume", "default_memory",
-    "default_prepend_bos", "embedding_sigma", "export_hf", "fingerprint", "has_hooks", "parameter",
-    "provenance", "reference_sigma", "require_editable", "resolve_bos", "rows_within",
+    "default_prepend_bos", "embedding_sigma", "export_hf", "fingerprint", "has_hooks", "named_weights",
+    "parameter", "parameter_value", "provenance", "reference_sigma", "require_editable", "resolve_bos",
+    "rows_within",
 }  # fmt: skip
 """Calls that do not run the model, so that it cannot fail under them."""
 LONG = sorted(set(CALLS) - INSTANT)
+NOT_ON_BRIDGES = {
+    "causal_trace by engine resume", "export_hf", "keys_values", "record", "record_again", "resume",
+    "resume with gradients", "run_block", "run_last_block",
+}  # fmt: skip
 
 
 class Stop(BaseException):
@@ -30,6 +38,23 @@ class Stop(BaseException):
 def model(tiny_model: HookedTransformer) -> HookedTransformer:
     made_peculiar(tiny_model)
     return tiny_model
+
+
+@pytest.fixture(scope="module")
+def bridge(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> TransformerBridge:
+    """A bridge that has run before: on its first runs it puts hooks and attributes of its own on itself."""
+    folder = tmp_path_factory.mktemp("bridge")
+    random_hf("llama-gqa", len(tiny_tokenizer)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    found = TransformerBridge.boot_transformers(str(folder), device="cpu")
+    found.cfg.default_prepend_bos = False
+    made_peculiar(found)
+    ids = torch.tensor([[5, 6, 7]])
+    for depth in (None, 2):
+        found.run_with_hooks(ids, attention_mask=torch.ones_like(ids), stop_at_layer=depth)
+    return found
 
 
 def put_hooks_on(model: HookedTransformer) -> None:
@@ -99,6 +124,24 @@ def test_a_search_that_is_broken_off_on_its_way_back_leaves_all_as_it_was(
         with pytest.raises(Stop):
             CALLS[name](model, tmp_path)
         assert differences(before, everything(model)) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - NOT_ON_BRIDGES))
+def test_a_call_leaves_a_bridge_as_it_was(name: str, bridge: TransformerBridge, tmp_path: Path) -> None:
+    before = everything(bridge)
+    CALLS[name](bridge, tmp_path)
+    assert differences(before, everything(bridge)) == []
+
+
+@pytest.mark.parametrize("name", sorted(set(LONG) - NOT_ON_BRIDGES))
+def test_a_call_that_is_broken_off_leaves_a_bridge_as_it_was(
+    name: str, bridge: TransformerBridge, tmp_path: Path
+) -> None:
+    with forward_replaced(bridge.blocks[1].mlp, counting([], stop_at=1)):
+        before = everything(bridge)
+        with pytest.raises(Stop):
+            CALLS[name](bridge, tmp_path)
+        assert differences(before, everything(bridge)) == []
 
 
 def test_the_comparison_sees_what_a_careless_call_would_leave(model: HookedTransformer) -> None:
