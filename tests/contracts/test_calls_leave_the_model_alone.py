@@ -34,6 +34,14 @@ class Stop(BaseException):
     """Like the Ctrl-C of a user: nobody catches it on the way."""
 
 
+@pytest.fixture(autouse=True)
+def seven_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it looks to a call, so that one which sets their number is noticed; no thread is started."""
+    number = [7]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: number[-1])
+    monkeypatch.setattr(torch, "set_num_threads", number.append)
+
+
 @pytest.fixture
 def model(tiny_model: HookedTransformer) -> HookedTransformer:
     made_peculiar(tiny_model)
@@ -155,6 +163,7 @@ def test_the_comparison_sees_what_a_careless_call_would_leave(model: HookedTrans
         "mode of blocks.1": lambda: model.blocks[1].train(),
         "cfg": lambda: setattr(model.cfg, "use_attn_in", True),
         "torch random numbers": lambda: torch.rand(1),
+        "torch threads": lambda: torch.set_num_threads(1),
         "attributes of blocks.1": lambda: setattr(model.blocks[1], "forward", None),
     }
     for name, call in careless.items():
