@@ -244,7 +244,7 @@ def test_an_exception_at_any_run_leaves_the_model_as_before(
     tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch, failing_run: int
 ) -> None:
     before, edits = weights(tiny_model), [random_edit(tiny_model, seed) for seed in (1, 2)]
-    run, calls = tiny_model.run_with_hooks, []
+    run, calls = tiny_model.forward, []
 
     def failing(*args: object, **kwargs: object) -> object:
         calls.append(1)
@@ -252,7 +252,7 @@ def test_an_exception_at_any_run_leaves_the_model_as_before(
             raise KeyboardInterrupt
         return run(*args, **kwargs)
 
-    monkeypatch.setattr(tiny_model, "run_with_hooks", failing)
+    monkeypatch.setattr(tiny_model, "forward", failing)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tiny_model, [FIRST, SECOND], edits=edits, perplexity_texts=TEXTS)
     assert same(weights(tiny_model), before)
