@@ -64,27 +64,22 @@ class Case:
 
 @dataclass(frozen=True)
 class Counted:
-    """A result, the FLOPs of its matrix products, and the most bytes that it took."""
+    """A result, the FLOPs of its matrix products, the most bytes that it took, its time under counters."""
 
     result: Any
     flops: int
     peak: int
+    seconds: float
 
 
 def measure(case: Case, options: Options) -> Figures:
     """Run both sides in turn, first under counters: the median leaves that cold, counted run out."""
     sides = (case.fast, case.baseline)
-    seconds: tuple[list[float], list[float]] = ([], [])
-    counts: list[Counted] = []
-    for repeat in range(options.repeats):
+    fast, baseline = (counted(side, options.device) for side in sides)
+    seconds = [fast.seconds], [baseline.seconds]
+    for _ in range(options.repeats - 1):
         for times, side in zip(seconds, sides, strict=True):
-            if repeat == 0:
-                times.append(
-                    timed(lambda side=side: counts.append(counted(side, options.device)), options.device)
-                )
-            else:
-                times.append(timed(side, options.device))
-    fast, baseline = counts
+            times.append(timed(side, options.device))
     fast_seconds, baseline_seconds = (median(times) for times in seconds)
     ratio, difference = baseline_seconds / fast_seconds, case.difference(fast.result, baseline.result)
     problem = None
@@ -114,9 +109,10 @@ def measure(case: Case, options: Options) -> Figures:
 
 def counted(side: Callable[[], Any], device: str) -> Counted:
     """Run once under the counters, which cost some time themselves."""
+    results: list[Any] = []
     with FlopCounterMode(display=False) as counter, peak_bytes(device) as peak:
-        result = side()
-    return Counted(result, counter.get_total_flops(), peak())
+        seconds = timed(lambda: results.append(side()), device)
+    return Counted(results[0], counter.get_total_flops(), peak(), seconds)
 
 
 def timed(side: Callable[[], Any], device: str) -> float:

@@ -89,7 +89,8 @@ def point(options: Options, *, tokens: int, layers: int, draws: int, rows: int) 
         model, "resid", tokens=tokens, samples=draws, subject=SUBJECT, batch_size=rows, gate=0, aim=0
     ).fast
     count = counted(fast, options.device)
-    return median(timed(fast, options.device) for _ in range(options.repeats)), count.flops, count.peak
+    seconds = [count.seconds, *(timed(fast, options.device) for _ in range(options.repeats - 1))]
+    return median(seconds), count.flops, count.peak
 
 
 def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
