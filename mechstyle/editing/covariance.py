@@ -191,7 +191,7 @@ def _documents(
     for text in texts:
         if not isinstance(text, str):
             raise InputError(f"texts: expected documents as text, got {type(text).__name__}.")
-        own = model.tokenizer(text, add_special_tokens=False, truncation=True, max_length=width)["input_ids"]
+        own = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:width]
         if not own:
             continue
         if to_skip:

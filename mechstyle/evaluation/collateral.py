@@ -73,7 +73,7 @@ def encode_texts(
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"texts[{index}]: expected text, got {type(text).__name__}.")
-        own = model.tokenizer(text, add_special_tokens=False, truncation=True, max_length=width)["input_ids"]
+        own = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:width]
         ids = [*start, *own][:width]
         if len(ids) < 2:
             raise TextError(

@@ -1,0 +1,204 @@
+"""Every public call that takes a model, small, by the name of the function."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+from mechstyle import blocks, models, runs
+from mechstyle.editing import application, keys, targets
+from mechstyle.editing.covariance import covariance
+from mechstyle.editing.edit import EditSet
+from mechstyle.editing.methods import rome
+from mechstyle.editing.weight_edit import WeightEdit
+from mechstyle.evaluation import complete, evaluate, perplexity
+from mechstyle.facts import EditRequest, Fact
+from mechstyle.sites import Site
+from mechstyle.tracing import causal_trace, embedding_sigma, reference_sigma
+
+__all__ = ["CALLS", "TRAINING", "functions_that_take_a_model"]
+
+Call = Callable[[Any, Path], object]
+
+ROOMS: Final = (
+    "mechstyle",
+    "mechstyle.models",
+    "mechstyle.blocks",
+    "mechstyle.runs",
+    "mechstyle.tracing",
+    "mechstyle.evaluation",
+    "mechstyle.editing.application",
+    "mechstyle.editing.covariance",
+    "mechstyle.editing.edit",
+    "mechstyle.editing.keys",
+    "mechstyle.editing.methods",
+    "mechstyle.editing.targets",
+)
+"""Where users find functions."""
+
+FACT: Final = Fact("The instrument of {} is the", "Miles Davis", " trumpet")
+REQUEST: Final = EditRequest(FACT, " guitar", paraphrases=("Miles Davis plays the",))
+OTHER: Final = EditRequest(Fact("{} is the capital of", "Paris", " France"), " Italy of London")
+CONTEXTS: Final = ("{}", "The day was long. {}")
+TEXTS: Final = ("Miles Davis plays the trumpet.", "Rome is the capital of Italy.", "He was born in London.")
+IDS: Final = torch.arange(40, 52).reshape(2, 6)
+PADDED: Final = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+FEW: Final = targets.TargetOptions(steps=3)
+LAYER: Final = 0
+"""Of edits, so that gradients flow through the layers above."""
+
+
+def _edit(model: Any, size: float = 0.5) -> EditSet:
+    name = Site(1, "mlp").parameter
+    shape = models.parameter(model, name).shape
+    change = WeightEdit(name, torch.full((shape[0], 1), size), torch.ones(1, shape[1]))
+    return EditSet((change,), models.fingerprint(model), {"settings": {"prepend_bos": False}}, (REQUEST,))
+
+
+def _applied(model: Any, folder: Path) -> None:
+    with _edit(model).applied(model), _edit(model, 0.25).applied(model):
+        runs.logits(model, IDS)
+
+
+def _applied_and_undone(model: Any, folder: Path) -> None:
+    first, second = (_edit(model, size).apply_(model) for size in (0.5, 0.25))
+    first.undo()
+    second.undo()
+
+
+def _written_and_undone(model: Any, folder: Path) -> None:
+    application.apply_edits(model, _edit(model).edits).undo()
+
+
+def _rome(model: Any, legacy: bool, contexts: tuple[str, ...] | None) -> EditSet:
+    eye = {LAYER: torch.eye(model.cfg.d_mlp, dtype=torch.float64)}
+    return rome(
+        model, REQUEST, layer=LAYER, covariance=eye, contexts=contexts, target_options=FEW, legacy=legacy
+    )
+
+
+def _targets(model: Any, kind: targets.TargetKind, batch_size: int | None) -> list[targets.Target]:
+    return targets.optimise_targets(
+        model, [REQUEST, OTHER], layer=LAYER, contexts=CONTEXTS, options=FEW, kind=kind, batch_size=batch_size
+    )
+
+
+def _record_again(model: Any, folder: Path) -> runs.Recording:
+    base = runs.record(model, IDS)
+    return runs.record_again(model, base, IDS, start=3, hooks=[("hook_embed", _doubled)])
+
+
+def _resume(model: Any, grad: bool) -> torch.Tensor:
+    base = runs.record(model, IDS, attention_mask=PADDED)
+    entering = base.entering(1, 2).clone().requires_grad_(grad)
+    found = runs.resume(model, {1: lambda: entering}, base=base, start=2, n_last=2, grad=grad)
+    if grad:
+        torch.autograd.grad(found.sum(), entering)
+    return found
+
+
+def _doubled(state: torch.Tensor, hook: Any) -> torch.Tensor:
+    return 2 * state
+
+
+def _first_block(model: Any, call: Callable[..., Any], **last: int) -> object:
+    residual = runs.record(model, IDS).entering(1, 0)
+    with torch.no_grad():
+        return call(model, 1, residual, **last)
+
+
+def _evaluate(model: Any, edits: bool) -> object:
+    given = [_edit(model), _edit(model, 0.25)] if edits else None
+    return evaluate(model, [REQUEST, OTHER], edits=given, generate=True, perplexity_texts=TEXTS)
+
+
+CALLS: Final[Mapping[str, Call]] = MappingProxyType(
+    {
+        "EditSet.apply_": _applied_and_undone,
+        "EditSet.applied": _applied,
+        "active_base": lambda model, folder: models.active_base(model),
+        "active_edits": lambda model, folder: application.active_edits(model),
+        "apply_edits": _written_and_undone,
+        "can_resume": lambda model, folder: blocks.can_resume(model),
+        "capture": lambda model, folder: runs.capture(model, IDS, [Site(1, "key")], attention_mask=PADDED),
+        "causal_trace by engine auto": lambda model, folder: causal_trace(model, FACT, sigma=0.1, samples=2),
+        "causal_trace by engine resume": lambda model, folder: causal_trace(
+            model, FACT, kinds=("resid",), samples=3, engine="resume", batch_size=4, answer="predicted"
+        ),
+        "causal_trace by engine whole": lambda model, folder: causal_trace(
+            model, FACT, kinds=("mlp", "attn"), samples=2, engine="whole", metric="logprob"
+        ),
+        "complete": lambda model, folder: complete(model, TEXTS, 2),
+        "covariance": lambda model, folder: covariance(
+            model, TEXTS * 60, layers=[0, 1], n_keys=500, checkpoint=folder / "moments", checkpoint_every=2
+        ),
+        "decode": lambda model, folder: runs.decode(model, list(IDS), 3, lambda scores: scores.argmax(-1)),
+        "default_memory": lambda model, folder: runs.default_memory(model),
+        "default_prepend_bos": lambda model, folder: models.default_prepend_bos(model),
+        "embedding_sigma": lambda model, folder: embedding_sigma(model, ["Miles Davis", "Paris"]),
+        "evaluate": lambda model, folder: _evaluate(model, edits=False),
+        "evaluate with edits": lambda model, folder: _evaluate(model, edits=True),
+        "export_hf": lambda model, folder: models.export_hf(model, folder / "exported"),
+        "fingerprint": lambda model, folder: models.fingerprint(model),
+        "has_hooks": lambda model, folder: blocks.has_hooks(model),
+        "keys_values": lambda model, folder: _first_block(model, blocks.keys_values),
+        "logits": lambda model, folder: runs.logits(
+            model, IDS, attention_mask=PADDED, hooks=[("blocks.1.hook_mlp_out", _doubled)], grad=True
+        ),
+        "logits of the last position": lambda model, folder: runs.logits(model, IDS, n_last=1),
+        "named_weights": lambda model, folder: models.named_weights(model),
+        "optimise_target": lambda model, folder: targets.optimise_target(
+            model, REQUEST, layer=LAYER, options=FEW
+        ),
+        "optimise_targets": lambda model, folder: _targets(model, "mlp", None),
+        "optimise_targets of the residual": lambda model, folder: _targets(model, "resid", 1),
+        "parameter": lambda model, folder: models.parameter(model, "blocks.1.mlp.W_out"),
+        "parameter_value": lambda model, folder: models.parameter_value(model, "embed.W_E"),
+        "perplexity": lambda model, folder: perplexity(model, TEXTS, batch_size=2),
+        "provenance": lambda model, folder: models.provenance(model, seed=0),
+        "record": lambda model, folder: runs.record(
+            model, IDS, attention_mask=PADDED, sites=[Site(1, "mlp")], hooks=[("hook_embed", _doubled)]
+        ),
+        "record_again": _record_again,
+        "reference_sigma": lambda model, folder: reference_sigma(model),
+        "require_editable": lambda model, folder: models.require_editable(model),
+        "resolve_bos": lambda model, folder: models.resolve_bos(model, True),
+        "resume": lambda model, folder: _resume(model, grad=False),
+        "resume with gradients": lambda model, folder: _resume(model, grad=True),
+        "rome": lambda model, folder: _rome(model, legacy=False, contexts=CONTEXTS),
+        "rome as published with sampled contexts": lambda model, folder: _rome(model, True, None),
+        "rows_within": lambda model, folder: runs.rows_within(model, 2**20, width=4, n_positions=6, n_last=1),
+        "run_block": lambda model, folder: _first_block(model, blocks.run_block),
+        "run_last_block": lambda model, folder: _first_block(model, blocks.run_last_block, n_last=1),
+        "sample_contexts": lambda model, folder: keys.sample_contexts(model, 3, lengths=((3, 2),)),
+        "subject_keys": lambda model, folder: keys.subject_keys(model, FACT, layer=1, contexts=CONTEXTS),
+    }
+)
+"""A function's name, and words that tell its calls apart -> a call with a model and an empty folder."""
+
+TRAINING: Final = tuple(
+    name for name in CALLS if name.split()[0] in ("optimise_target", "optimise_targets", "rome")
+)
+"""Calls that run backward through the model."""
+
+
+def functions_that_take_a_model() -> Iterator[str]:
+    """Names of public functions, and of public classes' methods, with a parameter ``model``."""
+    for room in map(importlib.import_module, ROOMS):
+        for name in room.__all__:
+            value = getattr(room, name)
+            methods = vars(value) if inspect.isclass(value) else {}
+            for key, function in [("", value), *methods.items()]:
+                if inspect.isfunction(function) and not (key.startswith("_")) and _takes_a_model(function):
+                    yield f"{name}.{key}".rstrip(".")
+
+
+def _takes_a_model(function: Callable[..., Any]) -> bool:
+    annotation = str(inspect.signature(function).parameters.get("model"))
+    return "HookedModel" in annotation or "HookedTransformer" in annotation
