@@ -22,7 +22,7 @@ class Panel:
 
 
 def draw(title: str, panels: Sequence[Panel]) -> str:
-    """One panel beside the other; the dashed line starts at the first point."""
+    """One panel beside the other; the dashed line goes through the last point: there arithmetic rules."""
     parts = [_panel(panel, index * WIDTH) for index, panel in enumerate(panels)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH * len(panels)} {HEIGHT}" '
@@ -35,7 +35,7 @@ def draw(title: str, panels: Sequence[Panel]) -> str:
 
 
 def _panel(panel: Panel, shift: float) -> str:
-    expected = [panel.values[0] * (size / panel.sizes[0]) ** panel.power for size in panel.sizes]
+    expected = [panel.values[-1] * (size / panel.sizes[-1]) ** panel.power for size in panel.sizes]
     low, high = min(*panel.values, *expected), max(*panel.values, *expected)
 
     def x(size: float) -> float:
