@@ -14,10 +14,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from mechstyle.errors import ModelError
 from mechstyle.hf_convert import ARCHITECTURES
 from mechstyle.identity import HookedModel
 
-__all__ = ["KeysValues", "can_resume", "has_hooks", "keys_values", "run_block", "run_last_block"]
+__all__ = [
+    "KeysValues",
+    "can_resume",
+    "has_hooks",
+    "keys_values",
+    "require_resumable",
+    "run_block",
+    "run_last_block",
+]
 
 KeysValues = tuple[Float[Tensor, "row pos kv_head d_head"], Float[Tensor, "row pos kv_head d_head"]]
 """One layer's, as TransformerLens caches them: before rotation and before heads are repeated."""
@@ -46,6 +55,19 @@ def can_resume(model: HookedModel) -> bool:
         and not cfg.ungroup_grouped_query_attention
         and cfg.clip_qkv is None  # it comes after the keys that `keys_values` gives
     )
+
+
+def require_resumable(model: HookedModel) -> None:
+    """Make sure that the blocks of this model can be run one by one.
+
+    Raises:
+        ModelError: they cannot.
+    """
+    if not can_resume(model):
+        raise ModelError(
+            f"model: runs of this {type(model).__name__} cannot be recorded or resumed, only run whole; "
+            "mechstyle.load_model reads checkpoints into models that can."
+        )
 
 
 def has_hooks(model: HookedModel) -> bool:

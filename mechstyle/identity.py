@@ -39,7 +39,7 @@ SCALED_FIELDS: Final = MappingProxyType(
             "NTK_by_parts_high_freq_factor",
             "NTK_by_parts_low_freq_factor",
             "NTK_original_ctx_len",
-        )
+        ),
     }
 )
 """Further fields that count where a switch is on."""

@@ -17,7 +17,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from mechstyle.blocks import can_resume, has_hooks, keys_values, run_block, run_last_block
+from mechstyle.errors import ModelError
 from mechstyle.models import load_model
+from mechstyle.runs import record, record_again, resume
 from tests.checkpoints import KINDS, random_hf
 
 ROWS, POSITIONS = 3, 6
@@ -253,3 +255,15 @@ def test_a_copy_of_a_model_without_hooks_has_none(tiny_model: HookedTransformer)
     plain.reset_hooks()
     assert has_hooks(tiny_model)
     assert not has_hooks(plain)
+
+
+def test_what_cannot_be_resumed_is_refused_before_any_run(tiny_folder: Path) -> None:
+    bridge = TransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
+    base = record(load_model(tiny_folder), torch.tensor([[1, 2, 3]]))
+    refused = r"model: runs of this TransformerBridge cannot be recorded or resumed, only run whole"
+    with pytest.raises(ModelError, match=refused):
+        record(bridge, torch.tensor([[1, 2, 3]]))
+    with pytest.raises(ModelError, match=refused):
+        record_again(bridge, base, torch.tensor([[1, 2, 3]]), start=1)
+    with pytest.raises(ModelError, match=refused):
+        resume(bridge, {1: lambda: base.entering(1, 1)}, base=base, start=1, n_last=1)

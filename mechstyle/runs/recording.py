@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechstyle.blocks import KeysValues, keys_values, run_block
+from mechstyle.blocks import KeysValues, keys_values, require_resumable, run_block
 from mechstyle.errors import InputError, ModelError, RangeError
 from mechstyle.models import HookedModel
 from mechstyle.runs.full import Hook, checked_inputs
@@ -91,11 +91,13 @@ def record(
     Raises:
         InputError: ``ids`` is not [row, pos], the mask has another shape, or a site is in no layer.
         RangeError: the model has no such layer.
-        ModelError: nothing is run at a site, because ``narrow`` leaves no position there.
+        ModelError: runs of this model cannot be resumed, or nothing is run at a site because ``narrow``
+            leaves no position there.
 
     Example:
         >>> base = record(model, encoded.ids[None])  # doctest: +SKIP
     """
+    require_resumable(model)
     _check_sites(model, sites)
     mask = None if attention_mask is None else checked_inputs(model, ids, attention_mask)[1]
     with torch.no_grad(), attached(model, hooks):
@@ -121,10 +123,12 @@ def record_again(
     Raises:
         InputError: ``ids`` cannot continue the recorded runs, these have padding, or a site is in no layer.
         RangeError: ``start`` is not one of their positions, or the model has no such layer.
+        ModelError: runs of this model cannot be resumed.
 
     Example:
         >>> noisy = record_again(model, clean, ids.expand(10, -1), start=2, hooks=[noise])  # doctest: +SKIP
     """
+    require_resumable(model)
     _check_sites(model, sites)
     if base.attention_mask is not None:
         raise InputError("base: expected a recording without padding, got one with an attention mask.")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechstyle.blocks import has_hooks, run_block, run_last_block
+from mechstyle.blocks import has_hooks, require_resumable, run_block, run_last_block
 from mechstyle.errors import InputError, RangeError
 from mechstyle.models import HookedModel
 from mechstyle.runs.full import Hook
@@ -50,12 +50,14 @@ def resume(
     Raises:
         InputError: no rows, or their number or width does not belong to the recorded run.
         RangeError: ``start``, ``n_last`` or a layer is out of range.
+        ModelError: runs of this model cannot be resumed.
 
     Example:
         >>> changed = base.entering(4, 7).clone()  # doctest: +SKIP
         >>> resume(model, {4: lambda: changed}, base=base, start=7, n_last=1).shape  # doctest: +SKIP
         torch.Size([1, 1, 5000])
     """
+    require_resumable(model)
     top, width = int(model.cfg.n_layers), base.n_positions - start
     _check(joining, base, start, n_last, top)
     pruned = not has_hooks(model) and not any(_inside(name, top - 1) for name, _ in hooks)

@@ -173,6 +173,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "resume with gradients": lambda model, folder: _resume(model, grad=True),
         "rome": lambda model, folder: _rome(model, legacy=False, contexts=CONTEXTS),
         "rome as published with sampled contexts": lambda model, folder: _rome(model, True, None),
+        "require_resumable": lambda model, folder: blocks.require_resumable(model),
         "rows_within": lambda model, folder: runs.rows_within(model, 2**20, width=4, n_positions=6, n_last=1),
         "run_block": lambda model, folder: _first_block(model, blocks.run_block),
         "run_last_block": lambda model, folder: _first_block(model, blocks.run_last_block, n_last=1),
