@@ -53,6 +53,7 @@ def can_resume(model: HookedModel) -> bool:
         and cfg.n_devices == 1
         and not (cfg.attn_only or cfg.use_attn_in or cfg.use_split_qkv_input)
         and not cfg.ungroup_grouped_query_attention
+        and not cfg.use_dynamic_ntk_rope  # its rotation depends on how far a run goes
         and cfg.clip_qkv is None  # it comes after the keys that `keys_values` gives
     )
 

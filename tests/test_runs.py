@@ -151,3 +151,8 @@ def test_wrong_shapes_and_no_sites_are_refused(tiny_model: HookedTransformer) ->
         logits(tiny_model, torch.tensor([[1, 2]]), attention_mask=torch.ones(1, 3, dtype=torch.long))
     with pytest.raises(InputError, match="sites: expected at least one site"):
         capture(tiny_model, torch.tensor([[1, 2]]), [])
+
+
+def test_a_site_in_no_layer_is_refused(tiny_model: HookedTransformer) -> None:
+    with pytest.raises(RangeError, match="sites must be an integer from 0 to 2"):
+        capture(tiny_model, torch.tensor([[1, 2]]), [Site(3, "mlp")])

@@ -12,7 +12,7 @@ from torch import Tensor
 from mechstyle.blocks import can_resume
 from mechstyle.errors import InputError, RangeError
 from mechstyle.models import HookedModel
-from mechstyle.sites import Site
+from mechstyle.sites import Site, check_layer
 
 __all__ = ["Hook", "capture", "checked_inputs", "logits"]
 
@@ -79,6 +79,7 @@ def capture(
 
     Raises:
         InputError: no sites, `ids` is not [batch, pos], or `stop_at_layer` is not above every site.
+        RangeError: a site is in no layer of the model.
 
     Example:
         >>> site = Site(4, "mlp")
@@ -87,7 +88,7 @@ def capture(
     """
     if not sites:
         raise InputError("sites: expected at least one site to read, got none.")
-    depth = max(site.layer + 1 for site in sites)
+    depth = max(check_layer(site.layer, int(model.cfg.n_layers), name="sites") + 1 for site in sites)
     if stop_at_layer is None:
         stop_at_layer = depth
     elif stop_at_layer < depth:

@@ -41,7 +41,7 @@ def resume(
             those continues row ``i % base.n_rows`` of the recorded run.
         hooks: (name, function) pairs for this run only. A function sees the rows so far and the positions
             from ``start`` on; in the last block, at the outputs of attention, MLP and block, only the last
-            ``n_last``. Hooks at other places of the last block make it run all positions.
+            ``n_last``, as above the blocks. Hooks at other places of the last block make it run all positions.
         grad: keep the graph for a backward pass.
 
     Returns:
