@@ -40,8 +40,8 @@ def resume(
             ``start`` to the end; the number of layers for rows that only need the unembedding. Row ``i`` of
             those continues row ``i % base.n_rows`` of the recorded run.
         hooks: (name, function) pairs for this run only. A function sees the rows so far and the positions
-            from ``start`` on; in the last block, at the outputs of attention, MLP and block, only the last
-            ``n_last``, as above the blocks. Hooks at other places of the last block make it run all positions.
+            from ``start`` on; at the outputs of the last block, of its attention and MLP, and above, only the
+            last ``n_last``. Hooks at other places of the last block make it run all positions.
         grad: keep the graph for a backward pass.
 
     Returns:
