@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechstyle.editing.covariance import Covariance
 from mechstyle.editing.edit import EditSet
-from mechstyle.editing.inputs import checked_moment, single_request
+from mechstyle.editing.inputs import checked_moments, single_request
 from mechstyle.editing.keys import BARE, check_contexts, sample_contexts, subject_keys
 from mechstyle.editing.targets import TargetOptions, optimise_target
 from mechstyle.editing.weight_edit import WeightEdit
@@ -72,13 +72,14 @@ def rome(
     require_editable(model)
     bos = resolve_bos(model, prepend_bos)
     origin = provenance(model)
-    moment = checked_moment(
+    moment = checked_moments(
         covariance,
-        layer,
+        [layer],
         d_mlp=int(model.cfg.d_mlp),
         fingerprint=str(origin["fingerprint"]),
         prepend_bos=bos,
-    )
+        stacklevel=3,
+    )[layer]
     options = TargetOptions() if target_options is None else target_options
     chosen = sample_contexts(model, seed) if contexts is None else check_contexts(contexts)
 
