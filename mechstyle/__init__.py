@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechstyle import datasets, errors, organisms, plot
+    from mechstyle.editing.batch_methods import emmet, memit
     from mechstyle.editing.covariance import Covariance, covariance
     from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
     from mechstyle.editing.keys import sample_contexts
@@ -44,12 +45,14 @@ _HOMES = {
     "average_by_role": "tracing.aggregate",
     "causal_trace": "tracing.causal_trace",
     "covariance": "editing.covariance",
+    "emmet": "editing.batch_methods",
     "evaluate": "evaluation.scores",
     "export_hf": "models",
     "fingerprint": "models",
     "list_models": "models",
     "load_edit": "editing.edit",
     "load_model": "models",
+    "memit": "editing.batch_methods",
     "perplexity": "evaluation.collateral",
     "rome": "editing.methods",
     "run_study": "study",
@@ -76,6 +79,7 @@ __all__ = [
     "causal_trace",
     "covariance",
     "datasets",
+    "emmet",
     "errors",
     "evaluate",
     "export_hf",
@@ -83,6 +87,7 @@ __all__ = [
     "list_models",
     "load_edit",
     "load_model",
+    "memit",
     "organisms",
     "perplexity",
     "plot",

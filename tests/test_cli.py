@@ -21,6 +21,7 @@ from mechstyle.tracing.trace import Trace
 
 PROSE = "Miles Davis plays the trumpet. Paris is the capital of France. The day was long.\n\n"
 FACT = ["--prompt", "{} plays the", "--subject", "Miles Davis", "--target", " trumpet"]
+WRITE = ["edit", *FACT, "--new", " guitar"]
 COMMANDS = ("study", "trace", "edit", "evaluate", "covariance", "models")
 
 Capture = pytest.CaptureFixture[str]
@@ -142,6 +143,90 @@ def test_covariance_edit_and_evaluate_hand_their_files_on(
     assert set(printed["summary"]) == {"before", "after"}
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "ridge"),
+    [("memit", [], 128.0), ("memit", ["--mom2-weight", "3"], 3.0), ("emmet", ["--ridge", "0.5"], 0.5)],
+)
+def test_edit_writes_all_requests_of_a_file_into_several_layers(
+    tiny_folder: Path,
+    tmp_path: Path,
+    prose: str,
+    capsys: Capture,
+    method: str,
+    options: list[str],
+    ridge: float,
+) -> None:
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "edit.safetensors"
+    facts = (
+        Fact("{} plays the", "Miles Davis", " trumpet"),
+        Fact("{} is the capital of", "Paris", " France"),
+    )
+    asked = [EditRequest(fact, new) for fact, new in zip(facts, (" guitar", " Italy"), strict=True)]
+    write_requests(requests, asked)
+    words = ["edit", "--method", method, "--layers", "1,0", "--requests", str(requests), "--out", str(out)]
+    words += ["--model", str(tiny_folder), "--text", prose, "--n-keys", "300", *options]
+    assert run([*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["method"] == method
+    assert said["layers"] == [0, 1]
+    assert said["parameters"] == ["blocks.0.mlp.W_out", "blocks.1.mlp.W_out"]
+    assert all(share > 0 for share in said["relative_norms"].values())
+    assert [EditRequest.from_dict(one) for one in said["requests"]] == asked
+    edit = load_edit(out)
+    assert edit.requests == tuple(asked)
+    settings = edit.provenance["settings"]
+    assert (settings["method"], settings["layers"], settings["ridge"]) == (method, [0, 1], ridge)
+    assert run([*words, "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["'Miles Davis plays the' -> ' guitar'", "'Paris is the capital of' -> ' Italy'"]
+    assert lines[-1] == str(out)
+
+
+def test_rome_refuses_several_requests_and_names_the_methods_that_take_them(
+    tiny_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path, out = tmp_path / "requests.jsonl", tmp_path / "edit.safetensors"
+    fact = Fact("{} plays the", "Miles Davis", " trumpet")
+    write_requests(path, [EditRequest(fact, " guitar"), EditRequest(fact, " piano")])
+    words = ["edit", "--model", str(tiny_folder), "--requests", str(path), "--out", str(out), "--layers", "1"]
+    assert run(words) == 2
+    said = error_line(capsys)
+    assert "ROME writes one request into one edit, and the file holds 2" in said
+    assert "--method memit or emmet" in said
+    assert not out.exists()
+
+
+def test_what_memit_cannot_write_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("mechstyle.models.load_model", lambda *_: pytest.fail("loaded"))
+    path, out = tmp_path / "requests.jsonl", tmp_path / "edit.safetensors"
+    fact = Fact("{} plays the", "Miles Davis", " trumpet")
+    write_requests(path, [EditRequest(fact, " guitar"), EditRequest(fact, " piano")])
+    words = ["edit", "--method", "memit", "--layers", "0,1", "--out", str(out)]
+    assert run([*words, "--requests", str(path)]) == 2
+    assert "requests[1]: wants ' piano' after 'Miles Davis plays the'" in error_line(capsys)
+    write_requests(path, [EditRequest(fact, " guitar")])
+    assert run([*words, "--requests", str(path), "--mom2-weight", "0"]) == 2
+    assert "--mom2-weight: expected a finite number above 0, got 0.0" in error_line(capsys)
+    assert not out.exists()
+
+
+def test_rome_takes_one_layer_by_either_option(
+    tiny_folder: Path, tmp_path: Path, prose: str, capsys: Capture
+) -> None:
+    words = ["edit", "--model", str(tiny_folder), *FACT, "--new", " guitar", "--text", prose, "--json"]
+    words += ["--n-keys", "300", "--out", str(tmp_path / "edit.safetensors")]
+    said = []
+    for option in ("--layer", "--layers"):
+        assert run([*words, option, "1"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1]
+    assert (said[0]["method"], said[0]["layer"], said[0]["layers"]) == ("rome", 1, [1])
+    assert said[0]["relative_norm"] == said[0]["relative_norms"]["blocks.1.mlp.W_out"] > 0
+    assert said[0]["request"]["new_target"] == " guitar"
+
+
 def test_requests_are_read_from_a_file(
     tiny_folder: Path, tmp_path: Path, prose: str, capsys: Capture
 ) -> None:
@@ -200,6 +285,27 @@ def test_a_target_without_its_space_is_helped_and_noted(
         ),
         (["study", "--out", "out", "--paraphrase", "Miles plays the"], "--paraphrase belongs to a fact"),
         (["edit", "--layer", "1", "--out", "e"], "give either --requests FILE or --prompt"),
+        ([*WRITE, "--out", "e"], "give either --layer, such as --layer 4, or --layers"),
+        ([*WRITE, "--out", "e", "--layer", "1", "--layers", "1,2"], "give either --layer"),
+        ([*WRITE, "--out", "e", "--layers", "1,2"], "--layers 1,2: ROME writes into one layer"),
+        (
+            [*WRITE, "--out", "e", "--layers", "1,1", "--method", "memit"],
+            "--layers 1,1: expected different layers",
+        ),
+        (
+            [*WRITE, "--out", "e", "--layers", "1", "--method", "emmet", "--ridge", "-1"],
+            "--ridge: expected a finite number 0 or more, got -1.0",
+        ),
+        ([*WRITE, "--out", "e", "--layers", "1,two"], "--layers: expected whole numbers with commas"),
+        ([*WRITE, "--out", "e", "--layers", "1", "--method", "remit"], "--method"),
+        (
+            [*WRITE, "--out", "e", "--layers", "1", "--method", "memit", "--ridge", "1"],
+            "--ridge belongs to --method emmet, not to --method memit",
+        ),
+        (
+            [*WRITE, "--out", "e", "--layer", "1", "--mom2-weight", "1"],
+            "--mom2-weight belongs to --method memit, not to --method rome",
+        ),
         (["evaluate"], "nothing to score"),
         (["covariance", "--layers", "1,two", "--out", "c"], "--layers: expected whole numbers"),
         (["study", "--config", "missing.toml", "--out", "out"], "cannot read missing.toml"),

@@ -80,7 +80,7 @@ def test_code_in_pages_is_valid_python_and_uses_public_names_only(page: Path) ->
 def test_the_check_of_public_names_notices_an_invented_one() -> None:
     assert _resolve(".organisms.requests")
     assert _resolve(".Trace.load")
-    assert not any(_resolve(name) for name in (".memit", ".organisms.invented", ".Trace.invented"))
+    assert not any(_resolve(name) for name in (".invented", ".organisms.invented", ".Trace.invented"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_named)

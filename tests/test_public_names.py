@@ -15,8 +15,9 @@ import mechstyle
 PINNED = {
     "Covariance", "EditRequest", "EditSet", "Fact", "GaussianNoise", "ModelInfo", "Scores", "Site",
     "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "average_by_role", "causal_trace",
-    "covariance", "datasets", "errors", "evaluate", "export_hf", "fingerprint", "list_models", "load_edit",
-    "load_model", "organisms", "perplexity", "plot", "rome", "run_study", "sample_contexts", "suggest_layers",
+    "covariance", "datasets", "emmet", "errors", "evaluate", "export_hf", "fingerprint", "list_models",
+    "load_edit", "load_model", "memit", "organisms", "perplexity", "plot", "rome", "run_study",
+    "sample_contexts", "suggest_layers",
 }  # fmt: skip
 
 SIGNATURES = {
@@ -26,6 +27,10 @@ SIGNATURES = {
     "prepend_bos, batch_size",
     "covariance": "model, texts, *, layers, n_keys, prepend_bos",
     "rome": "model, request, *, layer, covariance, contexts, target_options, legacy, seed, prepend_bos",
+    "memit": "model, requests, *, layers, covariance, mom2_weight, contexts, target_options, legacy, seed, "
+    "prepend_bos",
+    "emmet": "model, requests, *, layers, covariance, ridge, contexts, target_options, legacy, seed, "
+    "prepend_bos",
     "evaluate": "model, requests, *, edits, prepend_bos",
     "load_edit": "path",
     "Fact": "template, subject, target",

@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-from mechstyle.cli.options import ORGANISM, Bos, Json, Model, Quiet, Seed, Text, measured_covariance
+from mechstyle.cli.options import (
+    ORGANISM,
+    Bos,
+    Json,
+    Model,
+    Quiet,
+    Seed,
+    Text,
+    layers_from,
+    measured_covariance,
+)
 from mechstyle.cli.output import emit
-from mechstyle.errors import InputError
 
 __all__ = ["covariance"]
 
@@ -28,7 +37,7 @@ def covariance(
     quiet: Quiet = False,
 ) -> None:
     """Measure the uncentred second moments of MLP keys over text, for one or several layers in one pass."""
-    chosen = _layers(layers)
+    chosen = layers_from(layers)
     from mechstyle.models import load_model
     from mechstyle.outputs import require_writable
     from mechstyle.sites import check_layer
@@ -59,10 +68,3 @@ def covariance(
         str(out),
     ]
     emit(summary, "\n".join(lines), as_json=as_json)
-
-
-def _layers(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"--layers: expected whole numbers with commas between, such as 4,5; got {text!r}.")
-    return [int(part) for part in parts]

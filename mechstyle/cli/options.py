@@ -72,6 +72,7 @@ __all__ = [
     "Text",
     "Window",
     "fact_from",
+    "layers_from",
     "measured_covariance",
     "request_from",
     "spaced",
@@ -127,6 +128,18 @@ def request_from(
             "--new missing: name the continuation that the edit shall write, such as --new ' guitar'."
         )
     return EditRequest(fact=fact, new_target=spaced(new, "--new"), paraphrases=tuple(paraphrases or ()))
+
+
+def layers_from(text: str) -> list[int]:
+    """The layers that ``--layers`` names.
+
+    Raises:
+        InputError: something else than whole numbers with commas between.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--layers: expected whole numbers with commas between, such as 4,5; got {text!r}.")
+    return [int(part) for part in parts]
 
 
 def measured_covariance(

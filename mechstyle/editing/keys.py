@@ -16,13 +16,22 @@ from mechstyle.runs import capture, decode
 from mechstyle.sites import Site, check_layer
 from mechstyle.tokens import EncodedPrompt, encode_fact, pad
 
-__all__ = ["BARE", "check_contexts", "last_subject_index", "sample_contexts", "subject_keys"]
+__all__ = [
+    "BARE",
+    "check_contexts",
+    "last_subject_index",
+    "memit_contexts",
+    "sample_contexts",
+    "subject_keys",
+    "subject_states",
+]
 
 BARE = "{}"
 """The context that leaves the prompt alone."""
 
 _LENGTHS = ((5, 10), (10, 10))  # (tokens, prefixes), as published for ROME
 _TOP_K = 5
+_STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
 def sample_contexts(
@@ -55,30 +64,22 @@ def sample_contexts(
     """
     if (top_k is not None and top_k < 1) or any(tokens < 1 or number < 1 for tokens, number in lengths):
         raise RangeError(f"lengths, top_k: expected numbers of 1 or more, got {list(lengths)} and {top_k}.")
-    first = model.tokenizer.bos_token_id
-    first = model.tokenizer.eos_token_id if first is None else first
-    if first is None:
-        raise ModelError(
-            "model: its tokenizer has neither BOS nor EOS to sample from; pass contexts=('{}', ...)."
-        )
     sizes = [tokens for tokens, number in lengths for _ in range(number)]
-    if not sizes:
-        return (BARE,)
-    generator = torch.Generator().manual_seed(seed)
-    special, n_tokens = list(model.tokenizer.all_special_ids), len(model.tokenizer)
+    return (BARE, *_prefixes(model, [""] * len(sizes), sizes, seed, top_k))
 
-    def choose(logits: Tensor) -> Tensor:
-        scores = logits.double().cpu()
-        scores[:, special] = -torch.inf
-        scores[:, n_tokens:] = -torch.inf  # embeddings that no token uses
-        if top_k is not None:
-            lowest = scores.topk(min(top_k, scores.shape[1])).values[:, -1:]
-            scores = scores.masked_fill(scores < lowest, -torch.inf)
-        return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
 
-    ids = decode(model, [torch.tensor([int(first)])] * len(sizes), max(sizes), choose)
-    texts = [_clean(model.tokenizer.decode(row[:size])) for row, size in zip(ids, sizes, strict=True)]
-    return (BARE, *(f"{text}. {BARE}" for text in texts if text))
+def memit_contexts(model: HookedModel, seed: int = 0) -> tuple[str, ...]:
+    """The contexts of MEMIT's public code: five prefixes of ten sampled tokens, each begun by a common word.
+
+    Raises:
+        ModelError: as ``sample_contexts``.
+
+    Meng et al. 2023 (MEMIT), their public code.
+
+    >>> memit_contexts(model)[1]  # doctest: +SKIP
+    'The river was cold and so they went. {}'
+    """
+    return (BARE, *_prefixes(model, list(_STARTS), [10] * len(_STARTS), seed, _TOP_K))
 
 
 def check_contexts(contexts: Sequence[str]) -> tuple[str, ...]:
@@ -120,16 +121,48 @@ def subject_keys(
 
     >>> subject_keys(model, fact, layer=4, contexts=contexts).mean(0)  # doctest: +SKIP
     """
-    check_layer(layer, model.cfg.n_layers)
-    encoded = [encode_fact(model, fact, template=context, prepend_bos=prepend_bos) for context in contexts]
-    positions = torch.tensor([last_subject_index(one) for one in encoded])
-    # Nothing behind the subject can change its key.
-    batch = pad(encoded, pad_id=0)
-    width = int(positions.max()) + 1
-    site = Site(layer, "key")
-    mask = batch.attention_mask[:, :width]
-    states = capture(model, batch.ids[:, :width], [site], attention_mask=mask)[site]
-    return states[torch.arange(len(encoded)), positions]
+    site = Site(check_layer(layer, model.cfg.n_layers), "key")
+    return subject_states(model, [fact], site, contexts=contexts, prepend_bos=prepend_bos)[0]
+
+
+def subject_states(
+    model: HookedModel,
+    facts: Sequence[Fact],
+    site: Site,
+    *,
+    contexts: Sequence[str] = (BARE,),
+    prepend_bos: bool | None = None,
+    batch_size: int = 64,
+) -> Float[Tensor, "fact context d"]:
+    """Read the state at each subject's last token, in each context.
+
+    Args:
+        batch_size: sequences in one forward pass; it does not change the result.
+
+    Raises:
+        TextError: a context is no template, or a prompt cannot be tokenised in it.
+
+    >>> subject_states(model, facts, Site(8, "resid"))[:, 0]  # doctest: +SKIP
+    """
+    encoded = [
+        encode_fact(model, fact, template=context, prepend_bos=prepend_bos)
+        for fact in facts
+        for context in contexts
+    ]
+    # Nothing behind the subject can change its states: it is not run. Rows of similar length go together.
+    last = [last_subject_index(one) for one in encoded]
+    order = sorted(range(len(encoded)), key=last.__getitem__)
+    found: dict[int, Tensor] = {}
+    for first in range(0, len(order), batch_size):
+        rows = order[first : first + batch_size]
+        at = torch.tensor([last[row] for row in rows])
+        batch, width = pad([encoded[row] for row in rows], pad_id=0), int(at.max()) + 1
+        mask = batch.attention_mask[:, :width]
+        read = capture(model, batch.ids[:, :width], [site], attention_mask=mask)[site]
+        found.update(zip(rows, read[torch.arange(len(rows)), at], strict=True))
+    ordered = torch.stack([found[row] for row in range(len(encoded))])
+    states: Tensor = ordered.unflatten(0, (len(facts), len(contexts)))
+    return states
 
 
 def last_subject_index(encoded: EncodedPrompt) -> int:
@@ -143,6 +176,41 @@ def last_subject_index(encoded: EncodedPrompt) -> int:
             f"subject: expected a prompt encoded with its subject, got none for {encoded.text!r}."
         )
     return encoded.subject[-1]
+
+
+def _prefixes(
+    model: HookedModel, begins: Sequence[str], sizes: Sequence[int], seed: int, top_k: int | None
+) -> list[str]:
+    """Context templates: a sampled prefix of so many tokens, after its first words, then the prompt."""
+    if not sizes:
+        return []
+    first = model.tokenizer.bos_token_id
+    first = model.tokenizer.eos_token_id if first is None else first
+    if first is None:
+        raise ModelError(
+            "model: its tokenizer has neither BOS nor EOS to sample from; pass contexts=('{}', ...)."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    special, n_tokens = list(model.tokenizer.all_special_ids), len(model.tokenizer)
+
+    def choose(logits: Tensor) -> Tensor:
+        scores = logits.double().cpu()
+        scores[:, special] = -torch.inf
+        scores[:, n_tokens:] = -torch.inf  # embeddings that no token uses
+        if top_k is not None:
+            lowest = scores.topk(min(top_k, scores.shape[1])).values[:, -1:]
+            scores = scores.masked_fill(scores < lowest, -torch.inf)
+        drawn: Tensor = torch.multinomial(scores.softmax(-1), 1, generator=generator)
+        return drawn[:, 0]
+
+    words = [model.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in begins]
+    starts = [torch.tensor([int(first), *own]) for own in words]
+    ids = decode(model, starts, max(sizes), choose).tolist()
+    texts = [
+        _clean(model.tokenizer.decode([*own, *row[:size]]))
+        for own, row, size in zip(words, ids, sizes, strict=True)
+    ]
+    return [f"{text}. {BARE}" for text in texts if text]
 
 
 def _clean(text: Any) -> str:

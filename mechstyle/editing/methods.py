@@ -1,20 +1,19 @@
-"""The editors as policies: which keys, which targets, and how they go into the one closed form."""
+"""ROME as a policy: which key, which target, and how they go into the one closed form."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from jaxtyping import Float
 from torch import Tensor
 
-from mechstyle.editing.covariance import Covariance, CovarianceWarning
+from mechstyle.editing.covariance import Covariance
 from mechstyle.editing.edit import EditSet
+from mechstyle.editing.inputs import checked_moments, single_request
 from mechstyle.editing.keys import BARE, check_contexts, sample_contexts, subject_keys
 from mechstyle.editing.targets import TargetOptions, optimise_target
 from mechstyle.editing.weight_edit import WeightEdit
-from mechstyle.errors import InputError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, provenance, require_editable, resolve_bos
 from mechstyle.sites import Site, check_layer
@@ -68,12 +67,19 @@ def rome(
     >>> with edit.applied(model):  # doctest: +SKIP
     ...     scores = evaluate(model, [request])
     """
-    one = _single(request)
+    one = single_request(request)
     layer = check_layer(layer, model.cfg.n_layers)
     require_editable(model)
     bos = resolve_bos(model, prepend_bos)
     origin = provenance(model)
-    moment = _moment(covariance, layer, int(model.cfg.d_mlp), str(origin["fingerprint"]), bos)
+    moment = checked_moments(
+        covariance,
+        [layer],
+        d_mlp=int(model.cfg.d_mlp),
+        fingerprint=str(origin["fingerprint"]),
+        prepend_bos=bos,
+        stacklevel=3,
+    )[layer]
     options = TargetOptions() if target_options is None else target_options
     chosen = sample_contexts(model, seed) if contexts is None else check_contexts(contexts)
 
@@ -109,50 +115,3 @@ def rome(
         provenance={**origin, "settings": settings},
         requests=(one,),
     )
-
-
-def _single(request: EditRequest | Sequence[EditRequest]) -> EditRequest:
-    requests = list(request) if isinstance(request, Sequence) else [request]
-    if len(requests) != 1 or not isinstance(requests[0], EditRequest):
-        found = len(requests) if len(requests) != 1 else f"a {type(requests[0]).__name__}"
-        raise InputError(
-            f"request: ROME writes one EditRequest at a time, got {found}; "
-            "call rome once for each and apply the edits one on top of the other."
-        )
-    return requests[0]
-
-
-def _moment(covariance: Mapping[int, Tensor], layer: int, d_mlp: int, fingerprint: str, bos: bool) -> Tensor:
-    """The layer's matrix, after checking that it belongs to this model and edit."""
-    if not isinstance(covariance, Mapping):
-        raise InputError(
-            f"covariance: expected a mapping layer -> matrix, as covariance() returns, "
-            f"got {type(covariance).__name__}."
-        )
-    if layer not in covariance:
-        raise InputError(
-            f"covariance: expected layer {layer} in it, got layers {sorted(covariance)}; "
-            f"collect it with layers=[{layer}]."
-        )
-    moment = covariance[layer]
-    if tuple(moment.shape) != (d_mlp, d_mlp):
-        raise InputError(
-            f"covariance: expected shape [{d_mlp}, {d_mlp}] at layer {layer}, got {list(moment.shape)}; "
-            "it belongs to another model."
-        )
-    if isinstance(covariance, Covariance):
-        found = str(covariance.provenance.get("fingerprint", fingerprint))
-        if found != fingerprint:
-            raise InputError(
-                f"covariance: expected one of this model (fingerprint {fingerprint[:12]}), "
-                f"got one of another ({found[:12]}); collect it again."
-            )
-        collected = covariance.provenance.get("settings", {}).get("prepend_bos", bos)
-        if collected != bos:
-            warnings.warn(
-                f"covariance: collected with prepend_bos={collected}, but the edit uses prepend_bos={bos}; "
-                "collect it again with the same setting.",
-                CovarianceWarning,
-                stacklevel=3,
-            )
-    return moment

@@ -1,0 +1,152 @@
+"""Checks of what editors are given, before any work."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechstyle.editing.covariance import Covariance, CovarianceWarning
+from mechstyle.errors import InputError, RangeError
+from mechstyle.facts import EditRequest
+from mechstyle.models import HookedModel
+from mechstyle.sites import check_layer
+
+__all__ = ["checked_layers", "checked_moments", "checked_requests", "checked_ridge", "single_request"]
+
+
+def single_request(request: EditRequest | Sequence[EditRequest]) -> EditRequest:
+    """The one request of an editor that writes one at a time.
+
+    Raises:
+        InputError: there are several, none, or something else.
+    """
+    requests = list(request) if isinstance(request, Sequence) else [request]
+    if len(requests) != 1 or not isinstance(requests[0], EditRequest):
+        found = len(requests) if len(requests) != 1 else f"a {type(requests[0]).__name__}"
+        raise InputError(
+            f"request: ROME writes one EditRequest at a time, got {found}; "
+            "call rome once for each and apply the edits one on top of the other."
+        )
+    return requests[0]
+
+
+def checked_requests(requests: EditRequest | Sequence[EditRequest]) -> tuple[EditRequest, ...]:
+    """The requests of an editor that writes many at once.
+
+    Raises:
+        InputError: there are none, something else is among them, or two want different things of one prompt.
+    """
+    if not isinstance(requests, (EditRequest, Iterable)):
+        raise InputError(f"requests: expected a sequence of EditRequests, got a {type(requests).__name__}.")
+    given = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
+    if not given:
+        raise InputError("requests: expected at least one EditRequest, got none.")
+    seen: dict[str, tuple[int, str]] = {}
+    for index, request in enumerate(given):
+        if not isinstance(request, EditRequest):
+            raise InputError(f"requests[{index}]: expected an EditRequest, got {type(request).__name__}.")
+        prompt = request.fact.prompt
+        earlier, wanted = seen.setdefault(prompt, (index, request.new_target))
+        if wanted != request.new_target:
+            raise InputError(
+                f"requests[{index}]: wants {request.new_target!r} after {prompt!r}, but requests[{earlier}] "
+                f"wants {wanted!r} there; keep one of them."
+            )
+    return given
+
+
+def checked_layers(model: HookedModel, layers: int | Sequence[int]) -> tuple[int, ...]:
+    """The layers to write, in rising order.
+
+    Raises:
+        InputError: there are none, or one comes twice.
+        RangeError: one is out of range.
+    """
+    listed = list(layers) if isinstance(layers, Iterable) else [layers]
+    chosen = sorted(check_layer(layer, model.cfg.n_layers, name="layers") for layer in listed)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"layers: expected one or more different layers, got {listed}.")
+    return tuple(chosen)
+
+
+def checked_ridge(ridge: float, name: str, *, zero: bool) -> float:
+    """A ridge of the closed form, given as the argument ``name``; ``zero`` says whether 0 is one.
+
+    Raises:
+        RangeError: it is no finite number, or too small.
+    """
+    number = isinstance(ridge, Real) and not isinstance(ridge, bool) and math.isfinite(ridge)
+    if not number or ridge < 0 or (ridge == 0 and not zero):
+        wanted = "0 or more" if zero else "above 0"
+        hint = "" if zero else "; emmet writes without a ridge"
+        raise RangeError(f"{name}: expected a finite number {wanted}, got {ridge!r}{hint}.")
+    return float(ridge)
+
+
+def checked_moments(
+    covariance: Mapping[int, Float[Tensor, "d_mlp d_mlp"]],
+    layers: Sequence[int],
+    *,
+    d_mlp: int,
+    fingerprint: str,
+    prepend_bos: bool,
+    stacklevel: int,
+) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
+    """The matrix of each layer, after checking that they belong to this model and edit.
+
+    Args:
+        stacklevel: of the warning, counted from here.
+
+    Raises:
+        InputError: they do not, or one holds NaN or infinity.
+
+    Warns:
+        CovarianceWarning: they were collected with another ``prepend_bos``.
+    """
+    if not isinstance(covariance, Mapping):
+        raise InputError(
+            f"covariance: expected a mapping layer -> matrix, as covariance() returns, "
+            f"got {type(covariance).__name__}."
+        )
+    absent = [layer for layer in layers if layer not in covariance]
+    if absent:
+        named = ", ".join(map(str, absent))
+        raise InputError(
+            f"covariance: expected layer{'s' if len(absent) > 1 else ''} {named} in it, "
+            f"got layers {sorted(covariance)}; collect it with layers={list(layers)}."
+        )
+    moments = {layer: covariance[layer] for layer in layers}
+    for layer, moment in moments.items():
+        if tuple(moment.shape) != (d_mlp, d_mlp):
+            raise InputError(
+                f"covariance: expected shape [{d_mlp}, {d_mlp}] at layer {layer}, got {list(moment.shape)}; "
+                "it belongs to another model."
+            )
+        if not bool(torch.isfinite(moment).all()):
+            raise InputError(f"covariance: layer {layer} holds NaN or infinity; collect it again.")
+    if isinstance(covariance, Covariance):
+        _check_origin(covariance, fingerprint, prepend_bos, stacklevel + 1)
+    return moments
+
+
+def _check_origin(covariance: Covariance, fingerprint: str, prepend_bos: bool, stacklevel: int) -> None:
+    found = str(covariance.provenance.get("fingerprint", fingerprint))
+    if found != fingerprint:
+        raise InputError(
+            f"covariance: expected one of this model (fingerprint {fingerprint[:12]}), "
+            f"got one of another ({found[:12]}); collect it again."
+        )
+    collected = covariance.provenance.get("settings", {}).get("prepend_bos", prepend_bos)
+    if collected != prepend_bos:
+        warnings.warn(
+            f"covariance: collected with prepend_bos={collected}, but the edit uses "
+            f"prepend_bos={prepend_bos}; collect it again with the same setting.",
+            CovarianceWarning,
+            stacklevel=stacklevel,
+        )
