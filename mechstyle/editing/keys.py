@@ -69,7 +69,7 @@ def sample_contexts(
 
 
 def memit_contexts(model: HookedModel, seed: int = 0) -> tuple[str, ...]:
-    """The contexts of MEMIT's public code: five prefixes of ten sampled tokens, each begun by a common word.
+    """The contexts of MEMIT's public code: five prefixes of ten tokens, each sampled after a common word.
 
     Raises:
         ModelError: as ``sample_contexts``.
@@ -181,7 +181,7 @@ def last_subject_index(encoded: EncodedPrompt) -> int:
 def _prefixes(
     model: HookedModel, begins: Sequence[str], sizes: Sequence[int], seed: int, top_k: int | None
 ) -> list[str]:
-    """Context templates: a sampled prefix of so many tokens, after its first words, then the prompt."""
+    """Context templates: a prefix of so many tokens, its first words given or none, and then the prompt."""
     if not sizes:
         return []
     first = model.tokenizer.bos_token_id
@@ -204,10 +204,10 @@ def _prefixes(
         return drawn[:, 0]
 
     words = [model.tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in begins]
-    starts = [torch.tensor([int(first), *own]) for own in words]
+    starts = [torch.tensor(own or [int(first)]) for own in words]
     ids = decode(model, starts, max(sizes), choose).tolist()
     texts = [
-        _clean(model.tokenizer.decode([*own, *row[:size]]))
+        _clean(model.tokenizer.decode([*own, *row][:size]))
         for own, row, size in zip(words, ids, sizes, strict=True)
     ]
     return [f"{text}. {BARE}" for text in texts if text]

@@ -13,6 +13,7 @@ import torch
 
 from mechstyle import blocks, models, runs
 from mechstyle.editing import application, keys, targets
+from mechstyle.editing.batch_methods import emmet, memit
 from mechstyle.editing.covariance import covariance
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.methods import rome
@@ -81,6 +82,15 @@ def _rome(model: Any, legacy: bool, contexts: tuple[str, ...] | None) -> EditSet
     return rome(
         model, REQUEST, layer=LAYER, covariance=eye, contexts=contexts, target_options=FEW, legacy=legacy
     )
+
+
+def _many(model: Any, call: Callable[..., EditSet], legacy: bool) -> EditSet:
+    eye = torch.eye(model.cfg.d_mlp, dtype=torch.float64)
+    contexts = None if legacy else CONTEXTS
+    return call(
+        model, [REQUEST, OTHER], layers=[LAYER, LAYER + 1], covariance={LAYER: eye, LAYER + 1: eye},
+        contexts=contexts, target_options=FEW, legacy=legacy,
+    )  # fmt: skip
 
 
 def _targets(model: Any, kind: targets.TargetKind, batch_size: int | None) -> list[targets.Target]:
@@ -152,6 +162,10 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
             model, IDS, attention_mask=PADDED, hooks=[("blocks.1.hook_mlp_out", _doubled)], grad=True
         ),
         "logits of the last position": lambda model, folder: runs.logits(model, IDS, n_last=1),
+        "emmet": lambda model, folder: _many(model, emmet, legacy=False),
+        "memit": lambda model, folder: _many(model, memit, legacy=False),
+        "memit as published with sampled contexts": lambda model, folder: _many(model, memit, legacy=True),
+        "memit_contexts": lambda model, folder: keys.memit_contexts(model, 3),
         "named_weights": lambda model, folder: models.named_weights(model),
         "optimise_target": lambda model, folder: targets.optimise_target(
             model, REQUEST, layer=LAYER, options=FEW
@@ -178,13 +192,16 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "run_block": lambda model, folder: _first_block(model, blocks.run_block),
         "run_last_block": lambda model, folder: _first_block(model, blocks.run_last_block, n_last=1),
         "sample_contexts": lambda model, folder: keys.sample_contexts(model, 3, lengths=((3, 2),)),
+        "subject_states": lambda model, folder: keys.subject_states(model, [FACT], Site(1, "resid")),
         "subject_keys": lambda model, folder: keys.subject_keys(model, FACT, layer=1, contexts=CONTEXTS),
     }
 )
 """A function's name, and words that tell its calls apart -> a call with a model and an empty folder."""
 
 TRAINING: Final = tuple(
-    name for name in CALLS if name.split()[0] in ("optimise_target", "optimise_targets", "rome")
+    name
+    for name in CALLS
+    if name.split()[0] in ("emmet", "memit", "optimise_target", "optimise_targets", "rome")
 )
 """Calls that run backward through the model."""
 
