@@ -25,7 +25,19 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.oracles import textbook  # the loops to beat are those that the tests prove with
 
-__all__ = ["MIB", "Case", "Counted", "Options", "counted", "hardware", "main", "measure", "textbook", "timed"]
+__all__ = [
+    "MIB",
+    "Case",
+    "Counted",
+    "Options",
+    "counted",
+    "hardware",
+    "main",
+    "measure",
+    "of_device",
+    "textbook",
+    "timed",
+]
 
 MIB = 2**20
 REPEATS = 3
@@ -122,6 +134,11 @@ def timed(side: Callable[[], Any], device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def of_device(device: str) -> str:
+    """What tells the files of a device from those of the CPU, by name."""
+    return "" if device == "cpu" else f"-{device.partition(':')[0]}"
 
 
 def hardware(options: Options) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import of_device
+
 HERE = Path(__file__).parent
 SCRIPTS = ("trace_resid", "trace_windows", "rome_target", "covariance", "scaling")
-RESULTS = HERE / "RESULTS.md"
 RATIO_COLUMNS = ("work", "ratio", "gate", "aim", "FLOP ratio", "seconds", "GFLOP", "peak MiB", "difference")
 GROWTH_COLUMNS = ("growth", "expected", "FLOPs", "time", "seconds", "memory", "peak MiB")
 
@@ -33,9 +34,9 @@ def main() -> int:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         found += [json.loads(line) for line in done.stdout.splitlines()]
         failed += [name] if done.returncode else []
-    text = markdown(found) if found else ""
+    text = markdown(found, f"scaling{of_device(given.device)}.svg") if found else ""
     sys.stdout.write(text)
-    out = given.out or (None if given.quick else RESULTS)
+    out = given.out or (None if given.quick else HERE / f"RESULTS{of_device(given.device)}.md")
     if out is not None and text:
         out.write_text(text, encoding="utf-8")
     if failed:
@@ -43,7 +44,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def markdown(found: list[dict[str, Any]]) -> str:
+def markdown(found: list[dict[str, Any]], plot: str) -> str:
     """RESULTS.md: the machine, the ratios, and how costs grow."""
     machine = found[-1]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
@@ -61,7 +62,7 @@ def markdown(found: list[dict[str, Any]]) -> str:
             "",
             *_table(GROWTH_COLUMNS, [_growth(one) for one in found if "slopes" in one]),
             "",
-            "![seconds against tokens, layers and draws](scaling.svg)",
+            f"![seconds against tokens, layers and draws]({plot})",
             "",
             *(["Not as it should be:", "", *problems, ""] if problems else []),
         ]

@@ -15,12 +15,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import MIB, Options, counted, main, timed
+from common import MIB, Options, counted, main, of_device, timed
 from shapes import gpt2
 from svg import Panel, draw
 from trace_resid import trace_case
 
-PLOT = Path(__file__).with_name("scaling.svg")
 NARROW = {"n_embd": 64, "n_head": 4, "n_positions": 128, "vocab_size": 320}
 SUBJECT = range(3)
 BELOW, ABOVE, MEMORY = 0.5, 0.35, 1.1
@@ -79,7 +78,8 @@ def figures(options: Options) -> Iterator[dict[str, Any]]:
             "problem": None if options.quick else problem(slopes, sweep.power),
         }
     if not options.quick:
-        PLOT.write_text(draw("seconds of one residual trace", panels), encoding="utf-8")
+        plot = Path(__file__).with_name(f"scaling{of_device(options.device)}.svg")
+        plot.write_text(draw("seconds of one residual trace", panels), encoding="utf-8")
 
 
 def point(options: Options, *, tokens: int, layers: int, draws: int, rows: int) -> tuple[float, int, int]:

@@ -1,4 +1,4 @@
-"""One fact's grid of restored residual states, against one run of plain hooks for each cell."""
+"""One fact's grid of restored residual states, against plain hooks: one run a layer, all tokens and draws."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trace_case(
     model: Any,
     kind: Literal["resid", "mlp", "attn"],
     *,
-    gate: float | None,
+    gate: float,
     aim: float | None,
     tokens: int = TOKENS,
     samples: int = SAMPLES,

@@ -1,4 +1,4 @@
-"""One fact's grids of windows of MLP or attention outputs, against one run of plain hooks for each cell."""
+"""One fact's grids of windows of MLP or attention outputs, against plain hooks: one run a layer."""
 
 from __future__ import annotations
 

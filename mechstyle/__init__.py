@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
     from mechstyle.editing.keys import sample_contexts
     from mechstyle.editing.methods import rome
-    from mechstyle.editing.targets import TargetOptions
+    from mechstyle.editing.target_options import TargetOptions
     from mechstyle.evaluation.collateral import perplexity
     from mechstyle.evaluation.scores import Scores, evaluate
     from mechstyle.facts import EditRequest, Fact
@@ -39,7 +39,7 @@ _HOMES = {
     "Scores": "evaluation.scores",
     "Site": "sites",
     "StudyConfig": "study",
-    "TargetOptions": "editing.targets",
+    "TargetOptions": "editing.target_options",
     "Trace": "tracing.trace",
     "WeightEdit": "editing.edit",
     "average_by_role": "tracing.aggregate",

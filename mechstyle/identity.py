@@ -17,8 +17,18 @@ from torch import Tensor
 
 from mechstyle import __version__
 from mechstyle.bridge import bridge_config, bridge_weights, is_bridge
+from mechstyle.errors import ModelError
 
-__all__ = ["HookedModel", "Json", "active_base", "fingerprint", "named_weights", "provenance"]
+__all__ = [
+    "HookedModel",
+    "Json",
+    "active_base",
+    "edited_weights",
+    "fingerprint",
+    "named_weights",
+    "provenance",
+    "require_hooked",
+]
 
 Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 
@@ -31,7 +41,7 @@ ARCHITECTURE_FIELDS: Final = (
     "use_local_attn window_size"
 ).split()
 
-SCALED_FIELDS: Final = MappingProxyType(
+SWITCHED_FIELDS: Final = MappingProxyType(
     {
         "use_local_attn": ("attn_types",),
         "use_NTK_by_parts_rope": (
@@ -75,6 +85,21 @@ class HookedModel(Protocol):
         ...
 
 
+def require_hooked(model: object) -> None:
+    """Make sure that a model is one of TransformerLens', as it is.
+
+    Raises:
+        ModelError: it is something else, or wrapped by ``torch.compile``.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise ModelError("model: expected the model itself, got the wrapper of torch.compile.")
+    if not isinstance(model, HookedModel):
+        raise ModelError(
+            "model: expected a HookedTransformer or TransformerBridge, "
+            f"got {type(model).__name__}; mechstyle.load_model makes one of a name, folder or loaded model."
+        )
+
+
 def fingerprint(model: HookedModel) -> str:
     """SHA-256 (hex) of architecture, tokenizer and weights rounded to bfloat16, as without active edits.
 
@@ -82,7 +107,8 @@ def fingerprint(model: HookedModel) -> str:
     A bridge that ``load_model`` could not read has one of its own parameters.
 
     The hash is taken anew when the model changed since the last call. Every row of every weight is looked at
-    for that, through one number (its product with a fixed vector, in float32 at least).
+    for that, through one number: its product with a fixed vector, in float32 at least, so that a change below
+    the rounding of that goes unnoticed.
 
     Example:
         >>> fingerprint(model)[:8]  # doctest: +SKIP
@@ -90,7 +116,7 @@ def fingerprint(model: HookedModel) -> str:
     """
     cfg = bridge_config(model) if is_bridge(model) else model.cfg
     config = {field: getattr(cfg, field, None) for field in ARCHITECTURE_FIELDS}
-    for switch, fields in SCALED_FIELDS.items():
+    for switch, fields in SWITCHED_FIELDS.items():
         if getattr(cfg, switch, False):
             config |= {field: getattr(cfg, field, None) for field in (switch, *fields)}
     weights = dict(sorted((named_weights(model) | active_base(model)).items()))
@@ -176,6 +202,20 @@ def active_base(model: HookedModel) -> dict[str, Tensor]:
         base = {}
         setattr(model, ACTIVE_BASE, base)
     return base
+
+
+def edited_weights(model: HookedModel) -> dict[str, str]:
+    """SHA-256 (hex) of every weight that active edits cover, as it is now; empty without active edits.
+
+    Example:
+        >>> edited_weights(model)  # doctest: +SKIP
+        {}
+    """
+    weights = named_weights(model)
+    return {
+        name: hashlib.sha256(weights[name].detach().cpu().double().contiguous().numpy().tobytes()).hexdigest()
+        for name in sorted(active_base(model))
+    }
 
 
 def provenance(model: HookedModel, **settings: Json) -> dict[str, Json]:

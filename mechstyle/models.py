@@ -11,6 +11,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import safe_open
@@ -24,7 +25,16 @@ from mechstyle.files import atomic_folder
 from mechstyle.hf_convert import ARCHITECTURES, hf_from_hooked, hooked_config, hooked_from_hf
 from mechstyle.hf_parity import FULL_CHECK_BYTES, require_layer_parity, require_parity
 from mechstyle.hf_source import Source, from_folder, from_hub, from_object, quietly
-from mechstyle.identity import HookedModel, Json, active_base, fingerprint, named_weights, provenance
+from mechstyle.identity import (
+    HookedModel,
+    Json,
+    active_base,
+    edited_weights,
+    fingerprint,
+    named_weights,
+    provenance,
+    require_hooked,
+)
 from mechstyle.weights import (
     default_prepend_bos,
     parameter,
@@ -40,6 +50,7 @@ __all__ = [
     "ModelInfo",
     "active_base",
     "default_prepend_bos",
+    "edited_weights",
     "export_hf",
     "fingerprint",
     "list_models",
@@ -49,8 +60,12 @@ __all__ = [
     "parameter_value",
     "provenance",
     "require_editable",
+    "require_hooked",
     "resolve_bos",
 ]
+
+
+DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,8 @@ def load_model(
         False
     """
     dtype = torch.float32 if dtype is None else dtype
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ModelError(f"dtype must be a floating-point torch.dtype such as torch.float32, not {dtype!r}.")
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {dtype!r}.")
     target = _device(device)
     source = _open(name_or_path_or_hf, tokenizer)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -174,6 +189,8 @@ def _open(
             f"not {type(name_or_path_or_hf).__name__}."
         )
     name, embedded = os.fspath(name_or_path_or_hf), organisms.names()
+    if not name:
+        raise ModelError("name_or_path_or_hf is empty; name an embedded model, a folder or a hub id.")
     folder = organisms.folder(name) if name in embedded else Path(name).expanduser()
     if folder.is_dir():
         return from_folder(folder, tokenizer)

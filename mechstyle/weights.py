@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mechstyle.bridge import is_bridge, processing_of_bridge, require_own_memory, require_readable
-from mechstyle.errors import ModelError
+from mechstyle.errors import InputError, ModelError
 from mechstyle.identity import HookedModel, named_weights
 
 __all__ = [
@@ -103,8 +103,11 @@ def resolve_bos(model: HookedModel, prepend_bos: bool | None) -> bool:
     """The caller's choice, or the model's default for None.
 
     Raises:
+        InputError: ``prepend_bos`` is none of True, False, None.
         ModelError: a BOS token is wanted and the tokenizer has none.
     """
+    if prepend_bos is not None and not isinstance(prepend_bos, bool):
+        raise InputError(f"prepend_bos: expected True, False or None, got {prepend_bos!r}.")
     wanted = default_prepend_bos(model) if prepend_bos is None else prepend_bos
     if wanted and model.tokenizer.bos_token_id is None:
         raise ModelError(

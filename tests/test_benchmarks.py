@@ -143,7 +143,7 @@ def test_the_results_are_written_as_tables_with_every_figure_and_what_failed(scr
         "all_peak_mib": [7.0, 10.0],
     }
     growth |= {"slopes": {"flops": 1.98, "seconds": 1.75, "peak": 0.5}, "problem": "too slow"}
-    text = script("run_all").markdown([{**ratios, **machine}, {**growth, **machine}])
+    text = script("run_all").markdown([{**ratios, **machine}, {**growth, **machine}], "scaling.svg")
     assert "| a trace | **5.00** | 4 | 6 | 5.50 | 2.00 / 10.00 | 3 / 15 | 40 / 200 | 2e-07 |\n" in text
     assert "| growth with tokens | 2 | 1.98 | 1.75 | 0.1, 0.3 | 0.50 | 7, 10 |\n" in text
     assert "today; a CPU, 2 cores,\n2 threads, float32; torch 2.13.\n" in text

@@ -17,7 +17,15 @@ from mechstyle.editing.keys import BARE, check_contexts, memit_contexts, sample_
 from mechstyle.editing.spread import write_in_layers
 from mechstyle.editing.targets import TargetOptions, optimise_targets
 from mechstyle.facts import EditRequest
-from mechstyle.models import HookedModel, provenance, require_editable, resolve_bos
+from mechstyle.models import (
+    HookedModel,
+    active_base,
+    edited_weights,
+    provenance,
+    require_editable,
+    require_hooked,
+    resolve_bos,
+)
 
 __all__ = ["MEMIT_OPTIONS", "emmet", "memit"]
 
@@ -74,6 +82,7 @@ def memit(
 
     >>> edit = memit(model, requests, layers=[3, 4, 5], covariance=moments)  # doctest: +SKIP
     """
+    require_hooked(model)
     ridge = MOM2_SHARE * model.cfg.d_mlp if mom2_weight is None else mom2_weight
     return _write_many(
         model,
@@ -152,6 +161,7 @@ def _write_many(
     prepend_bos: bool | None,
     progress: bool,
 ) -> EditSet:
+    require_hooked(model)
     given, chosen_layers = checked_requests(requests), checked_layers(model, layers)
     require_editable(model)
     bos, origin = resolve_bos(model, prepend_bos), provenance(model)
@@ -162,6 +172,7 @@ def _write_many(
         fingerprint=str(origin["fingerprint"]),
         prepend_bos=bos,
         stacklevel=4,
+        edited=edited_weights(model),
     )
     options = MEMIT_OPTIONS if target_options is None else target_options
     if contexts is not None:
@@ -193,6 +204,7 @@ def _write_many(
     settings = {
         "method": method,
         "legacy": legacy,
+        "active_edits": sorted(active_base(model)),
         "layers": list(chosen_layers),
         "ridge": ridge,
         "seed": seed,

@@ -21,7 +21,7 @@ from mechstyle.editing.moments import RunningMoments, text_chain
 from mechstyle.editing.storage import load_tensors, save_tensors
 from mechstyle.errors import FileError, InputError, RangeError
 from mechstyle.hooks import counted
-from mechstyle.models import HookedModel, provenance, resolve_bos
+from mechstyle.models import HookedModel, edited_weights, provenance, require_hooked, resolve_bos
 from mechstyle.runs import capture
 from mechstyle.sites import Site, check_layer
 
@@ -111,7 +111,8 @@ def covariance(
         prepend_bos: None means the model's default; edits should use the same.
         max_positions: tokens that are read of each document, from its beginning.
         checkpoint: a file that is written every ``checkpoint_every`` batches and removed at the end. Where it
-            exists the work goes on from there, provided that model, settings and texts are the same.
+            exists the work goes on from there, provided that model, active edits, settings and texts are the
+            same.
         progress: show a progress bar on the terminal.
 
     Raises:
@@ -129,6 +130,7 @@ def covariance(
     """
     if isinstance(texts, str):
         raise InputError("texts: expected an iterable of documents, got one string; pass [text].")
+    require_hooked(model)
     chosen = _check_layers(model, layers)
     numbers = {"n_keys": n_keys, "batch_size": batch_size, "max_positions": max_positions}
     for name, number in {**numbers, "checkpoint_every": checkpoint_every}.items():
@@ -136,7 +138,13 @@ def covariance(
             raise RangeError(f"{name}: expected 1 or more, got {number}.")
     bos, device, d_mlp = resolve_bos(model, prepend_bos), torch.device(model.cfg.device), int(model.cfg.d_mlp)
     origin = provenance(model)
-    settings = {"layers": list(chosen), "n_keys": n_keys, "prepend_bos": bos, "max_positions": max_positions}
+    settings: dict[str, Any] = {
+        "layers": list(chosen),
+        "n_keys": n_keys,
+        "prepend_bos": bos,
+        "max_positions": max_positions,
+        "edited_weights": edited_weights(model),
+    }
     identity = {**settings, "fingerprint": origin["fingerprint"]}
     if checkpoint is not None and Path(checkpoint).exists():
         running = RunningMoments.load(checkpoint, identity, device)

@@ -97,17 +97,19 @@ def checked_moments(
     fingerprint: str,
     prepend_bos: bool,
     stacklevel: int,
+    edited: Mapping[str, str] | None = None,
 ) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
     """The matrix of each layer, after checking that they belong to this model and edit.
 
     Args:
         stacklevel: of the warning, counted from here.
+        edited: the weights that the model's active edits cover (``edited_weights``); None without any.
 
     Raises:
         InputError: they do not, or one holds NaN or infinity.
 
     Warns:
-        CovarianceWarning: they were collected with another ``prepend_bos``.
+        CovarianceWarning: they were collected with another ``prepend_bos``, or under edits not active now.
     """
     if not isinstance(covariance, Mapping):
         raise InputError(
@@ -131,11 +133,13 @@ def checked_moments(
         if not bool(torch.isfinite(moment).all()):
             raise InputError(f"covariance: layer {layer} holds NaN or infinity; collect it again.")
     if isinstance(covariance, Covariance):
-        _check_origin(covariance, fingerprint, prepend_bos, stacklevel + 1)
+        _check_origin(covariance, fingerprint, prepend_bos, edited or {}, stacklevel + 1)
     return moments
 
 
-def _check_origin(covariance: Covariance, fingerprint: str, prepend_bos: bool, stacklevel: int) -> None:
+def _check_origin(
+    covariance: Covariance, fingerprint: str, prepend_bos: bool, edited: Mapping[str, str], stacklevel: int
+) -> None:
     found = str(covariance.provenance.get("fingerprint", fingerprint))
     if found != fingerprint:
         raise InputError(
@@ -147,6 +151,15 @@ def _check_origin(covariance: Covariance, fingerprint: str, prepend_bos: bool, s
         warnings.warn(
             f"covariance: collected with prepend_bos={collected}, but the edit uses "
             f"prepend_bos={prepend_bos}; collect it again with the same setting.",
+            CovarianceWarning,
+            stacklevel=stacklevel,
+        )
+    # One of the model without edits serves an edited model: that is how edits are usually stacked.
+    under = covariance.provenance.get("settings", {}).get("edited_weights") or {}
+    if under and under != edited:
+        warnings.warn(
+            f"covariance: collected while edits of {', '.join(under)} were active that are not now; "
+            "collect it again.",
             CovarianceWarning,
             stacklevel=stacklevel,
         )

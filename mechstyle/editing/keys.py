@@ -92,8 +92,9 @@ def check_contexts(contexts: Sequence[str]) -> tuple[str, ...]:
     >>> check_contexts(["{}", "The day was long. {}"])
     ('{}', 'The day was long. {}')
     """
-    if isinstance(contexts, str):
-        raise TextError(f"contexts: expected a sequence of templates, got one string; pass ({contexts!r},).")
+    if isinstance(contexts, str) or not isinstance(contexts, Sequence):
+        found = f"one string; pass ({contexts!r},)" if isinstance(contexts, str) else type(contexts).__name__
+        raise TextError(f"contexts: expected a sequence of templates, got {found}.")
     for context in contexts:
         if not isinstance(context, str) or context.count(BARE) != 1:
             raise TextError(f"contexts: expected templates with '{BARE}' exactly once, got {context!r}.")

@@ -15,7 +15,15 @@ from mechstyle.editing.keys import BARE, check_contexts, sample_contexts, subjec
 from mechstyle.editing.targets import TargetOptions, optimise_target
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.facts import EditRequest
-from mechstyle.models import HookedModel, provenance, require_editable, resolve_bos
+from mechstyle.models import (
+    HookedModel,
+    active_base,
+    edited_weights,
+    provenance,
+    require_editable,
+    require_hooked,
+    resolve_bos,
+)
 from mechstyle.sites import Site, check_layer
 from mechstyle.solve import closed_form_update
 from mechstyle.weights import parameter_value
@@ -67,6 +75,7 @@ def rome(
     >>> with edit.applied(model):  # doctest: +SKIP
     ...     scores = evaluate(model, [request])
     """
+    require_hooked(model)
     one = single_request(request)
     layer = check_layer(layer, model.cfg.n_layers)
     require_editable(model)
@@ -79,6 +88,7 @@ def rome(
         fingerprint=str(origin["fingerprint"]),
         prepend_bos=bos,
         stacklevel=3,
+        edited=edited_weights(model),
     )[layer]
     options = TargetOptions() if target_options is None else target_options
     chosen = sample_contexts(model, seed) if contexts is None else check_contexts(contexts)
@@ -100,6 +110,7 @@ def rome(
         "method": "rome",
         "legacy": legacy,
         "layer": layer,
+        "active_edits": sorted(active_base(model)),
         "seed": seed,
         "prepend_bos": bos,
         "contexts": list(chosen),

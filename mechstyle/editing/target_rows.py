@@ -59,6 +59,13 @@ class TargetRows:
         """Positions from the subject's last token to the end, at most."""
         return int((self.lengths - self.subject).max())
 
+    def read_at_subject(self) -> list[bool]:
+        """Of each request, whether some answer token is predicted at the subject's last token itself."""
+        hits = self.lengths[self.answer_row] - self.answer_end == self.subject[self.answer_row]
+        found = torch.zeros(len(self.bare), dtype=torch.bool)
+        found[self.request[self.answer_row[hits]]] = True
+        return [bool(one) for one in found]
+
     def of(self, kept: Sequence[int]) -> tuple[TargetRows, Int[Tensor, " row"]]:
         """The rows of some requests, renumbered, and which rows they were."""
         row_kept = torch.isin(self.request, torch.tensor(kept))

@@ -57,7 +57,19 @@ def requests_within(model: HookedModel, rows: TargetRows, layer: int) -> int:
         n_positions=longest,
         n_last=rows.n_last if resumed else longest,
     )
+    if resumed:
+        most = min(most, _rows_recorded(model, longest, n_layers))
     return max(1, most // (len(rows.ids) // len(rows.bare)))
+
+
+def _rows_recorded(model: HookedModel, longest: int, n_layers: int) -> int:
+    """Rows whose recorded runs fit: a whole run of one block, one residual stream, keys and values above."""
+    cfg, n_bytes = model.cfg, default_memory(model)
+    heads = cfg.n_heads if cfg.n_key_value_heads is None else cfg.n_key_value_heads
+    size = next(iter(model.named_parameters()))[1].element_size()
+    kept = size * longest * (cfg.d_model + 2 * n_layers * heads * cfg.d_head)
+    running = n_bytes / rows_within(model, n_bytes, width=longest, n_positions=longest, n_last=1)
+    return int(n_bytes // (kept + running))
 
 
 def _resumes(model: HookedModel) -> bool:

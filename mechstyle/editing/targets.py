@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -15,91 +15,16 @@ from rich.progress import Progress
 from torch import Tensor
 
 from mechstyle.editing.keys import BARE, check_contexts
+from mechstyle.editing.target_options import Target, TargetOptions, TargetWarning
 from mechstyle.editing.target_rows import TargetRows, target_rows
 from mechstyle.editing.target_runs import TargetKind, TargetRuns, requests_within, target_runs
-from mechstyle.errors import InputError, RangeError, TextError, WorkError
+from mechstyle.errors import InputError, RangeError, WorkError
 from mechstyle.facts import EditRequest
 from mechstyle.metrics import kl_divergence, token_logprobs
-from mechstyle.models import HookedModel
+from mechstyle.models import HookedModel, require_hooked
 from mechstyle.sites import Site, check_layer
 
-__all__ = ["Target", "TargetOptions", "optimise_target", "optimise_targets"]
-
-KlPosition = Literal["subject", "end"]
-
-
-@dataclass(frozen=True)
-class TargetOptions:
-    """How the wanted value is searched; the defaults are those of ROME's public code.
-
-    Args:
-        steps: loss evaluations; as published the last one does not step, so there are ``steps - 1`` updates.
-        lr: of Adam.
-        weight_decay: factor of ``‖δ‖ / ‖v₀‖²``.
-        kl_factor: factor of the KL divergence from the unedited model after ``kl_prompt`` ("essence drift").
-        clamp_norm: ``‖δ‖`` is kept at or below this multiple of ``‖v₀‖``.
-        early_stop: stop before a step when the total loss is below this.
-        kl_prompt: the subject's own prompt, with ``{}`` for the subject.
-        kl_position: the KL is read at the subject's last token (``"subject"``, as in the code) or at the last
-            token of the prompt (``"end"``, as in the paper).
-
-    Raises:
-        RangeError: a number is out of range.
-        TextError: ``kl_prompt`` does not hold ``{}`` exactly once.
-        InputError: an unknown ``kl_position``.
-
-    >>> TargetOptions(steps=25, clamp_norm=3.0).lr
-    0.5
-    """
-
-    steps: int = 20
-    lr: float = 0.5
-    weight_decay: float = 0.5
-    kl_factor: float = 0.0625
-    clamp_norm: float = 4.0
-    early_stop: float = 0.05
-    kl_prompt: str = "{} is a"
-    kl_position: KlPosition = "subject"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise RangeError(f"TargetOptions.steps: expected an integer of 1 or more, got {self.steps!r}.")
-        for name in ("lr", "clamp_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise RangeError(
-                    f"TargetOptions.{name}: expected a finite number > 0, got {getattr(self, name)}."
-                )
-        for name in ("weight_decay", "kl_factor", "early_stop"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise RangeError(
-                    f"TargetOptions.{name}: expected a finite number >= 0, got {getattr(self, name)}."
-                )
-        if self.kl_prompt.count(BARE) != 1:
-            raise TextError(
-                f"TargetOptions.kl_prompt: expected '{BARE}' exactly once, got {self.kl_prompt!r}."
-            )
-        if self.kl_position not in get_args(KlPosition):
-            raise InputError(
-                f"TargetOptions.kl_position: expected 'subject' or 'end', got {self.kl_position!r}."
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """What was found: the value wanted on the bare prompt is ``output + delta``.
-
-    Args:
-        delta: the change wanted at the subject's last token, fp32 (fp64 for fp64 models).
-        output: the MLP output (or the layer's, by ``kind``) there on the bare prompt, before the edit.
-        losses: total loss at each evaluation, first to last.
-        answer_nll: its first part, mean over contexts of the mean over the new target's tokens of -log P, in
-            nats.
-    """
-
-    delta: Float[Tensor, " d_model"]
-    output: Float[Tensor, " d_model"]
-    losses: tuple[float, ...]
-    answer_nll: tuple[float, ...]
+__all__ = ["Target", "TargetOptions", "TargetWarning", "optimise_target", "optimise_targets"]
 
 
 def optimise_target(
@@ -161,13 +86,19 @@ def optimise_targets(
         RangeError: the layer or ``batch_size`` is out of range.
         WorkError: a loss became NaN or infinite.
 
+    Warns:
+        TargetWarning: at the last layer, where other tokens do not see the change: ``δ`` is then zero.
+
     Meng et al. 2022 (ROME) eq. 4, Meng et al. 2023 (MEMIT) eq. 16.
 
     >>> [target.losses[-1] for target in optimise_targets(model, requests, layer=4)]  # doctest: +SKIP
     [0.04, 0.05]
     """
+    require_hooked(model)
     check_layer(layer, model.cfg.n_layers)
     options = TargetOptions() if options is None else options
+    if not isinstance(options, TargetOptions):
+        raise InputError(f"options: expected TargetOptions, got {type(options).__name__}.")
     chosen = check_contexts(contexts)
     if kind not in get_args(TargetKind):
         raise InputError(f"kind: expected 'mlp' or 'resid', got {kind!r}.")
@@ -223,6 +154,17 @@ def _search(
         answer_nll: list[list[float]] = [[] for _ in active]
         final = torch.zeros_like(outputs)
         reference: Tensor | None = None
+        # Above the last layer nothing is passed on to other tokens: the best change is none.
+        last = site.layer == int(model.cfg.n_layers) - 1
+        lost = {number for number, read in enumerate(rows.read_at_subject()) if last and not read}
+        if lost:
+            warnings.warn(
+                f"target: what layer {site.layer}, the last one, gives at the subject's last token cannot "
+                f"reach the answer of {len(lost)} request(s), first {names[min(lost)]!r}: no change is "
+                "wanted there. Take a lower layer.",
+                TargetWarning,
+                stacklevel=4,
+            )
         for step in range(options.steps):
             chosen = torch.tensor(active, device=deltas.device)
             own = deltas[chosen]
@@ -241,7 +183,7 @@ def _search(
                         f"target of {names[number]!r}: the loss became {losses[number][-1]} at step {step}; "
                         "lower TargetOptions.lr."
                     )
-                if losses[number][-1] < options.early_stop or step == options.steps - 1:
+                if losses[number][-1] < options.early_stop or step == options.steps - 1 or number in lost:
                     final[number] = deltas[number].detach()
                     stopped.append(number)
             if len(stopped) == len(active):

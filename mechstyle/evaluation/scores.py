@@ -21,7 +21,7 @@ from mechstyle.evaluation.generation import begins_with, continue_encoded, encod
 from mechstyle.evaluation.intervals import summarise
 from mechstyle.evaluation.probes import Probe, encode_probes
 from mechstyle.facts import EditRequest
-from mechstyle.models import HookedModel, active_base, provenance, resolve_bos
+from mechstyle.models import HookedModel, active_base, provenance, require_hooked, resolve_bos
 
 __all__ = ["Scores", "Stage", "evaluate"]
 
@@ -155,6 +155,7 @@ def evaluate(
     >>> scores.summary().loc["efficacy", "value"]  # doctest: +SKIP
     1.0
     """
+    require_hooked(model)
     require_positive("batch_size", batch_size)
     if reduce not in get_args(Reduce):
         raise InputError(f"reduce: expected 'mean' or 'sum', got {reduce!r}.")

@@ -3,7 +3,7 @@
 from mechstyle.runs.decoding import decode
 from mechstyle.runs.full import Hook, capture, logits
 from mechstyle.runs.memory import default_memory, rows_within
-from mechstyle.runs.recording import Recording, record, record_again
+from mechstyle.runs.recording import Recording, record, record_again, rerun_blocks
 from mechstyle.runs.resuming import resume
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "logits",
     "record",
     "record_again",
+    "rerun_blocks",
     "resume",
     "rows_within",
 ]

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechstyle.blocks import can_resume
-from mechstyle.errors import InputError, RangeError
+from mechstyle.errors import InputError, ModelError, RangeError
+from mechstyle.hooks import counted
 from mechstyle.models import HookedModel
 from mechstyle.sites import Site, check_layer
 
-__all__ = ["Hook", "capture", "checked_inputs", "logits"]
+__all__ = ["Hook", "capture", "checked_inputs", "known_places", "logits"]
 
 Hook = tuple[str, Callable[..., Any]]
 """A hook name and a function `f(state, hook)` that returns the new state, or None to leave it."""
@@ -40,7 +41,7 @@ def logits(
             unembedded, and hooks above the last block see no others.
 
     Raises:
-        InputError: `ids` is not [batch, pos], or the mask has another shape.
+        InputError: `ids` is not [batch, pos], the mask has another shape, or a hook is unknown or silent.
         RangeError: `n_last` is not 1 to the number of positions.
 
     Example:
@@ -51,14 +52,17 @@ def logits(
     width = ids.shape[1]
     if n_last is not None and not 1 <= n_last <= width:
         raise RangeError(f"n_last: expected 1 to {width} positions, got {n_last}.")
-    with torch.set_grad_enabled(grad):
+    known_places(model, hooks)
+    counting, check = counted(hooks)
+    with torch.set_grad_enabled(grad), model.hooks(fwd_hooks=counting):
         if n_last is None or n_last == width or not can_resume(model):
-            whole = model.run_with_hooks(ids, fwd_hooks=list(hooks), attention_mask=mask)
-            return _tensor(whole)[:, -(n_last or width) :]
-        top = int(model.cfg.n_layers)
-        with model.hooks(fwd_hooks=list(hooks)):
+            found = _tensor(model(ids, return_type="logits", attention_mask=mask))[:, -(n_last or width) :]
+        else:
+            top = int(model.cfg.n_layers)
             final = _tensor(model(ids, return_type=None, attention_mask=mask, stop_at_layer=top))
-            return _tensor(model(final[:, -n_last:], return_type="logits", start_at_layer=top))
+            found = _tensor(model(final[:, -n_last:], return_type="logits", start_at_layer=top))
+    check()
+    return found
 
 
 def capture(
@@ -119,16 +123,42 @@ def capture(
     return found
 
 
+def known_places(model: HookedModel, hooks: Sequence[Hook]) -> None:
+    """Make sure that the model has the hooks' places; a bridge, which has aliases, tells by their silence.
+
+    Raises:
+        InputError: the model has no hook of a name.
+    """
+    places: Any = model
+    unknown = [name for name, _ in hooks if can_resume(model) and name not in places.hook_dict]
+    if unknown:
+        raise InputError(
+            f"hooks: the model has no hook {unknown[0]!r}; model.hook_dict lists those that it has."
+        )
+
+
 def checked_inputs(
     model: HookedModel, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Ids and mask on the model's device; without a mask every token is real.
 
     Raises:
-        InputError: `ids` is not [batch, pos], or the mask has another shape.
+        InputError: `ids` is no [batch, pos] of the model's tokens, is longer than its context, or the mask
+            has another shape.
+        ModelError: the model would drop states at random.
     """
+    _require_no_dropout(model)
+    if not isinstance(ids, Tensor) or ids.dtype.is_floating_point or ids.dtype.is_complex:
+        found = str(ids.dtype) if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(f"ids: expected a tensor of token ids (whole numbers), got {found}.")
     if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
         raise InputError(f"ids: expected token ids of shape [batch, pos], got shape {list(ids.shape)}.")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= model.cfg.d_vocab or ids.shape[1] > model.cfg.n_ctx:
+        raise InputError(
+            f"ids: expected token ids from 0 to {model.cfg.d_vocab - 1} in rows of at most "
+            f"{model.cfg.n_ctx}, got ids from {low} to {high} in rows of {ids.shape[1]}."
+        )
     if mask is None:
         mask = torch.ones_like(ids)
     elif mask.shape != ids.shape:
@@ -137,6 +167,19 @@ def checked_inputs(
         )
     device = torch.device(model.cfg.device)
     return ids.to(device), mask.to(device=device, dtype=torch.long)
+
+
+def _require_no_dropout(model: HookedModel) -> None:
+    """A ``HookedTransformer`` has no dropout; what a bridge wraps may, and applies it in training mode."""
+    if can_resume(model):
+        return
+    modules: Any = model
+    for part in modules.modules():
+        if isinstance(part, torch.nn.Dropout) and part.training and part.p > 0:
+            raise ModelError(
+                "model: it is in training mode and has dropout, so that every run would differ; "
+                "call model.eval() first."
+            )
 
 
 def _tensor(value: Any) -> Tensor:

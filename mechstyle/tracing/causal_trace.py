@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
 from mechstyle.facts import Fact
-from mechstyle.models import HookedModel, active_base, provenance
+from mechstyle.models import HookedModel, active_base, provenance, require_hooked
 from mechstyle.runs import logits
 from mechstyle.sites import Kind
 from mechstyle.tokens import EncodedPrompt, encode_fact
@@ -91,10 +91,11 @@ def causal_trace(
     """
     if not isinstance(fact, Fact):
         raise InputError(f"fact: expected a Fact, got {type(fact).__name__}.")
+    require_hooked(model)
     chosen = _corruption(corruption, noise, sigma)
     n_layers = int(model.cfg.n_layers)
     window = default_window(n_layers) if window is None else window
-    _check(kinds, metric, samples=samples, window=window, batch_size=batch_size)
+    _check(kinds, metric, seed, samples=samples, window=window, batch_size=batch_size)
     engine = choose_engine(model, engine)
     encoded = encode_fact(model, fact, target=_target(fact, answer), prepend_bos=prepend_bos)
     if answer == PREDICTED:
@@ -170,13 +171,18 @@ def _corruption(
     return GaussianNoise(multiple=float(noise), sigma=sigma)
 
 
-def _check(kinds: Sequence[str], metric: str, *, samples: int, window: int, batch_size: int | None) -> None:
-    if isinstance(kinds, str) or not kinds or len(set(kinds)) < len(kinds) or not set(kinds) <= set(KINDS):
+def _check(
+    kinds: Sequence[str], metric: str, seed: int, *, samples: int, window: int, batch_size: int | None
+) -> None:
+    listed = isinstance(kinds, Sequence) and not isinstance(kinds, str)
+    if not listed or not kinds or any(kinds.count(kind) > 1 or kind not in KINDS for kind in kinds):
         raise InputError(
             f"kinds: expected one or more different ones of {', '.join(KINDS)} in a tuple, got {kinds!r}."
         )
     if metric not in METRICS:
         raise InputError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed: expected a whole number, got {seed!r}.")
     for name, value in (("samples", samples), ("window", window), ("batch_size", batch_size)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise RangeError(f"{name}: expected a whole number of at least 1, got {value!r}.")

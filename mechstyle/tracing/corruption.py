@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from jaxtyping import Float
@@ -46,9 +47,13 @@ class GaussianNoise:
 
     def __post_init__(self) -> None:
         for name, value in (("noise (multiple of sigma)", self.multiple), ("sigma", self.sigma)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise RangeError(f"{name}: expected a finite number of 0 or more, got {value}.")
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if value is not None and not (number and math.isfinite(value) and value >= 0):
+                raise RangeError(f"{name}: expected a finite number of 0 or more, got {value!r}.")
         if self.draws is not None:
+            if not isinstance(self.draws, Tensor):
+                found = type(self.draws).__name__
+                raise InputError(f"noise (draws): expected a tensor of draws, got {found}.")
             if self.draws.ndim != 3 or self.draws.shape[0] == 0:
                 raise InputError(
                     "noise (draws): expected a tensor [sample, subject_token, d_model] with at least one "

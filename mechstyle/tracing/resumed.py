@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechstyle.blocks import run_block
 from mechstyle.models import HookedModel
-from mechstyle.runs import Recording, record, record_again, resume
-from mechstyle.runs.recording import attached
+from mechstyle.runs import Recording, record, record_again, rerun_blocks, resume
 from mechstyle.sites import Kind, Site
 from mechstyle.tracing.answer import Question
 from mechstyle.tracing.grid import Cell
@@ -161,15 +158,10 @@ def _after(
 ) -> list[Float[Tensor, "sample pos d_model"]]:
     if kind == "resid":
         return []
-    found = []
-    for layer in range(int(model.cfg.n_layers)):
-        site = Site(layer, kind)
-        state = clean.states[site][:, noisy.start :]
+    sites = [Site(layer, kind) for layer in range(int(model.cfg.n_layers))]
 
-        def put_back(output: Tensor, hook: Any, state: Tensor = state) -> Tensor:
-            return state.expand_as(output).clone()
+    def put_back(state: Tensor) -> Callable[..., Tensor]:
+        return lambda output, hook: state.expand_as(output).clone()
 
-        with torch.no_grad(), attached(model, [(site.hook, put_back)]):
-            past = clean.before(layer, noisy.start)
-            found.append(run_block(model, layer, noisy.residuals[layer], past)[0])
-    return found
+    hooks = [(site.hook, put_back(clean.states[site][:, noisy.start :])) for site in sites]
+    return rerun_blocks(model, noisy, clean, hooks=hooks)

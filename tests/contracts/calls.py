@@ -104,6 +104,11 @@ def _record_again(model: Any, folder: Path) -> runs.Recording:
     return runs.record_again(model, base, IDS, start=3, hooks=[("hook_embed", _doubled)])
 
 
+def _rerun_blocks(model: Any, folder: Path) -> list[torch.Tensor]:
+    base = runs.record(model, IDS)
+    return runs.rerun_blocks(model, base, base, hooks=[("blocks.1.hook_mlp_out", _doubled)])
+
+
 def _resume(model: Any, grad: bool) -> torch.Tensor:
     base = runs.record(model, IDS, attention_mask=PADDED)
     entering = base.entering(1, 2).clone().requires_grad_(grad)
@@ -188,6 +193,8 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "rome": lambda model, folder: _rome(model, legacy=False, contexts=CONTEXTS),
         "rome as published with sampled contexts": lambda model, folder: _rome(model, True, None),
         "require_resumable": lambda model, folder: blocks.require_resumable(model),
+        "edited_weights": lambda model, folder: models.edited_weights(model),
+        "rerun_blocks": _rerun_blocks,
         "rows_within": lambda model, folder: runs.rows_within(model, 2**20, width=4, n_positions=6, n_last=1),
         "run_block": lambda model, folder: _first_block(model, blocks.run_block),
         "run_last_block": lambda model, folder: _first_block(model, blocks.run_last_block, n_last=1),

@@ -18,15 +18,15 @@ from tests.contracts.state import Wrapper, differences, everything, forward_repl
 
 INSTANT = {
     "EditSet.apply_", "active_base", "active_edits", "apply_edits", "can_resume", "default_memory",
-    "default_prepend_bos", "embedding_sigma", "export_hf", "fingerprint", "has_hooks", "named_weights",
-    "parameter", "parameter_value", "provenance", "reference_sigma", "require_editable", "require_resumable",
-    "resolve_bos", "rows_within",
+    "default_prepend_bos", "edited_weights", "embedding_sigma", "export_hf", "fingerprint", "has_hooks",
+    "named_weights", "parameter", "parameter_value", "provenance", "reference_sigma",
+    "require_editable", "require_resumable", "resolve_bos", "rows_within",
 }  # fmt: skip
 """Calls that do not run the model, so that it cannot fail under them."""
 LONG = sorted(set(CALLS) - INSTANT)
 NOT_ON_BRIDGES = {
-    "causal_trace by engine resume", "export_hf", "keys_values", "record", "record_again", "resume",
-    "require_resumable", "resume with gradients", "run_block", "run_last_block",
+    "causal_trace by engine resume", "export_hf", "keys_values", "record", "record_again", "rerun_blocks",
+    "resume", "require_resumable", "resume with gradients", "run_block", "run_last_block",
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ REQUESTS = (
     EditRequest(Fact("He was born in the city of {}", "Zürich", "."), ", London"),
 )
 CONTEXTS = ("{}", "The day was long. {}")
-LAST = 2
+
 FIXED = TargetOptions(steps=4, early_stop=0.0, clamp_norm=30.0, weight_decay=0.1)
 """All steps are taken, and the clamp lets them be."""
 
@@ -145,9 +145,9 @@ def test_each_request_stops_by_itself(model: HookedTransformer) -> None:
     ("kind", "layer", "bos", "changes"),
     [
         ("mlp", 0, False, {}),
-        ("mlp", LAST, True, {"kl_position": "end", "kl_factor": 2.0}),
+        ("mlp", 1, True, {"kl_position": "end", "kl_factor": 2.0}),
         ("resid", 0, True, {"kl_factor": 0.0}),
-        ("resid", LAST, False, {"kl_position": "end"}),
+        ("resid", 1, False, {"kl_position": "end"}),
     ],
 )
 def test_resumed_runs_whole_runs_and_plain_hooks_give_the_same_search(
