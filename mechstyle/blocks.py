@@ -23,6 +23,7 @@ __all__ = [
     "can_resume",
     "has_hooks",
     "keys_values",
+    "may_resume",
     "require_resumable",
     "run_block",
     "run_last_block",
@@ -83,6 +84,18 @@ def has_hooks(model: HookedModel) -> bool:
         part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
         for part in modules.modules()
     )
+
+
+def may_resume(model: HookedModel) -> bool:
+    """Whether runs are resumed when nobody says otherwise: where that is possible and no hook would notice.
+
+    Hooks see the last positions only in a resumed run, and cannot tell.
+
+    Example:
+        >>> may_resume(load_model("organism-m"))  # doctest: +SKIP
+        True
+    """
+    return can_resume(model) and not has_hooks(model)
 
 
 def run_block(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mechstyle.blocks import can_resume, has_hooks
+from mechstyle.blocks import may_resume
 from mechstyle.editing.target_rows import TargetRows
 from mechstyle.models import HookedModel
 from mechstyle.runs import Recording, capture, default_memory, logits, record, resume, rows_within
@@ -41,7 +41,7 @@ class TargetRuns(Protocol):
 
 def target_runs(model: HookedModel, rows: TargetRows, site: Site) -> TargetRuns:
     """Resumed runs where the model allows them and carries no hooks, else whole ones."""
-    if _resumes(model):
+    if may_resume(model):
         return _Resumed.of(model, rows, site)
     return _Whole(model, rows, site)
 
@@ -49,7 +49,7 @@ def target_runs(model: HookedModel, rows: TargetRows, site: Site) -> TargetRuns:
 def requests_within(model: HookedModel, rows: TargetRows, layer: int) -> int:
     """Requests whose states, kept for the backward pass, fit into the default memory; at least one."""
     n_layers = max(1, int(model.cfg.n_layers) - layer)
-    longest, resumed = int(rows.lengths.max()), _resumes(model)
+    longest, resumed = int(rows.lengths.max()), may_resume(model)
     most = rows_within(
         model,
         default_memory(model) // n_layers,
@@ -70,10 +70,6 @@ def _rows_recorded(model: HookedModel, longest: int, n_layers: int) -> int:
     kept = size * longest * (cfg.d_model + 2 * n_layers * heads * cfg.d_head)
     running = n_bytes / rows_within(model, n_bytes, width=longest, n_positions=longest, n_last=1)
     return int(n_bytes // (kept + running))
-
-
-def _resumes(model: HookedModel) -> bool:
-    return can_resume(model) and not has_hooks(model)
 
 
 @dataclass(frozen=True, eq=False)

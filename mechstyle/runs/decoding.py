@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mechstyle.blocks import KeysValues, can_resume, has_hooks, run_block
+from mechstyle.blocks import KeysValues, may_resume, run_block
 from mechstyle.errors import InputError, RangeError
 from mechstyle.models import HookedModel
 from mechstyle.runs.full import logits
@@ -50,7 +50,7 @@ def decode(
     lengths = torch.tensor([len(row) for row in rows])
     ids = pad_sequence(list(rows), batch_first=True, padding_side="left").to(device)
     mask = (torch.arange(width) >= (width - lengths)[:, None]).long().to(device)
-    resumable = can_resume(model) and not has_hooks(model)
+    resumable = may_resume(model)
     past: list[KeysValues] | None = None
     for _ in range(n_tokens):
         if resumable:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-from mechstyle.blocks import can_resume, has_hooks
+from mechstyle.blocks import can_resume, may_resume
 from mechstyle.errors import InputError
 from mechstyle.models import HookedModel
 from mechstyle.sites import Kind
@@ -61,13 +61,12 @@ def choose_engine(model: HookedModel, engine: Engine) -> Engine:
     """
     if engine not in ("auto", "resume", "whole"):
         raise InputError(f"engine: expected 'auto', 'resume' or 'whole', got {engine!r}.")
-    possible = can_resume(model)
-    if engine == "resume" and not possible:
+    if engine == "resume" and not can_resume(model):
         raise InputError(
             f"engine: runs of this {type(model).__name__} cannot be resumed; use 'auto' or 'whole'."
         )
     if engine == "auto":
-        return "resume" if possible and not has_hooks(model) else "whole"
+        return "resume" if may_resume(model) else "whole"
     return engine
 
 

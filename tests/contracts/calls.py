@@ -168,6 +168,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         ),
         "logits of the last position": lambda model, folder: runs.logits(model, IDS, n_last=1),
         "emmet": lambda model, folder: _many(model, emmet, legacy=False),
+        "may_resume": lambda model, folder: blocks.may_resume(model),
         "memit": lambda model, folder: _many(model, memit, legacy=False),
         "memit as published with sampled contexts": lambda model, folder: _many(model, memit, legacy=True),
         "memit_contexts": lambda model, folder: keys.memit_contexts(model, 3),

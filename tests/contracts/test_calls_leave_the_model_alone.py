@@ -19,7 +19,7 @@ from tests.contracts.state import Wrapper, differences, everything, forward_repl
 INSTANT = {
     "EditSet.apply_", "active_base", "active_edits", "apply_edits", "can_resume", "default_memory",
     "default_prepend_bos", "edited_weights", "embedding_sigma", "export_hf", "fingerprint", "has_hooks",
-    "named_weights", "parameter", "parameter_value", "provenance", "reference_sigma",
+    "may_resume", "named_weights", "parameter", "parameter_value", "provenance", "reference_sigma",
     "require_editable", "require_resumable", "resolve_bos", "rows_within",
 }  # fmt: skip
 """Calls that do not run the model, so that it cannot fail under them."""
