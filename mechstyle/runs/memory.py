@@ -8,23 +8,22 @@ from mechstyle.models import HookedModel
 
 __all__ = ["default_memory", "rows_within"]
 
-CPU_BYTES = 512 * 2**20
-"""On a CPU larger batches are not faster."""
+FIXED_BYTES = 512 * 2**20
+"""On a device that does not tell its free memory, such as a CPU, where larger batches are not faster."""
 SHARE = 0.25
-"""Of the free memory of an accelerator."""
+"""Of the free memory of a device that tells it."""
 
 
 def default_memory(model: HookedModel) -> int:
-    """Bytes that the states of one run may take: 512 MiB on a CPU, a quarter of what is free on a GPU.
+    """Bytes that the states of one run may take: a quarter of what is free on a GPU, elsewhere 512 MiB.
 
     Example:
         >>> default_memory(model) // 2**20  # doctest: +SKIP
         512
     """
     device = torch.device(model.cfg.device)
-    if device.type != "cuda":
-        return CPU_BYTES
-    return int(torch.cuda.mem_get_info(device)[0] * SHARE)
+    free_and_total = getattr(torch.get_device_module(device), "mem_get_info", None)
+    return FIXED_BYTES if free_and_total is None else int(free_and_total(device)[0] * SHARE)
 
 
 def rows_within(model: HookedModel, n_bytes: int, *, width: int, n_positions: int, n_last: int) -> int:
