@@ -156,3 +156,16 @@ def test_wrong_shapes_and_no_sites_are_refused(tiny_model: HookedTransformer) ->
 def test_a_site_in_no_layer_is_refused(tiny_model: HookedTransformer) -> None:
     with pytest.raises(RangeError, match="sites must be an integer from 0 to 2"):
         capture(tiny_model, torch.tensor([[1, 2]]), [Site(3, "mlp")])
+
+
+def test_a_silent_hook_of_a_reading_run_is_an_error_and_one_above_it_is_left_out(
+    tiny_model: HookedTransformer,
+) -> None:
+    ids, sites = torch.tensor([[1, 2]]), [Site(1, "mlp")]
+    nothing = lambda state, hook: None  # noqa: E731
+    with pytest.raises(InputError, match=r"'blocks.0.attn.hook_result' \(switch it on"):
+        capture(tiny_model, ids, sites, hooks=[("blocks.0.attn.hook_result", nothing)])
+    with pytest.raises(InputError, match=r"the model has no hook 'blocks.0.nowhere'"):
+        capture(tiny_model, ids, sites, hooks=[("blocks.0.nowhere", nothing)])
+    above = [("blocks.2.hook_mlp_out", nothing), ("ln_final.hook_scale", nothing)]
+    assert set(capture(tiny_model, ids, sites, hooks=above)) == set(sites)

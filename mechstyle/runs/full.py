@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,10 +81,12 @@ def capture(
     Args:
         attention_mask: as in `logits`.
         stop_at_layer: do not run this layer and those above; None runs just as deep as the sites need.
-        hooks: further hooks for this run; states are read after them.
+        hooks: further hooks for this run; states are read after them. Those above the last layer that is
+            run are left out.
 
     Raises:
-        InputError: no sites, `ids` is not [batch, pos], or `stop_at_layer` is not above every site.
+        InputError: no sites, `ids` is not [batch, pos], `stop_at_layer` is not above every site, or a hook is
+            unknown or silent.
         RangeError: a site is in no layer of the model.
 
     Example:
@@ -109,18 +113,30 @@ def capture(
         return read
 
     readers: list[Hook] = [(site.hook, reader(site)) for site in sites]
+    known_places(model, hooks)
+    reached = [hook for hook in hooks if _layer(hook[0]) < stop_at_layer]
+    counting, check = counted(reached)
     with torch.no_grad():
         model.run_with_hooks(
             ids,
             return_type=None,
-            fwd_hooks=[*hooks, *readers],
+            fwd_hooks=[*counting, *readers],
             attention_mask=mask,
             stop_at_layer=stop_at_layer,
         )
+    check()
     missing = [site for site in sites if site not in found]
     if missing:
         raise InputError(f"sites: the model has no state at {', '.join(site.hook for site in missing)}.")
     return found
+
+
+def _layer(name: str) -> float:
+    """The layer that a hook sits in: -1 for the embedding, infinity for what comes after the layers."""
+    found = re.match(r"blocks\.(\d+)\.", name)
+    if found:
+        return int(found.group(1))
+    return math.inf if name.startswith(("ln_final", "unembed")) else -1
 
 
 def known_places(model: HookedModel, hooks: Sequence[Hook]) -> None:

@@ -99,11 +99,11 @@ def record(
     """Run whole sequences through all layers and keep what resumed runs need, without gradients.
 
     Args:
-        narrow: (layer, position) of the runs that will be resumed, when it is known: from this layer on only
-            the positions before this one are run, and nothing else is kept.
         attention_mask: 0 at padding (on either side), 1 at real tokens; None means no padding.
         sites: further states to keep.
         hooks: (name, function) pairs for this run only.
+        narrow: (layer, position) of the runs that will be resumed, when it is known: from this layer on only
+            the positions before this one are run, and nothing else is kept.
 
     Raises:
         InputError: ``ids`` is not [row, pos], the mask has another shape, or a site is in no layer.
