@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,12 @@ from transformer_lens import HookedTransformer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mechstyle.models import load_model
+from tests.checkpoints import random_hf
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+Architectures = Callable[..., HookedTransformer]
 RandomGPT2 = Callable[..., GPT2LMHeadModel]
 CORPUS = (
     "Miles Davis plays the trumpet. Chet Baker plays the trumpet too, and Jimi Hendrix plays the guitar.",
@@ -100,3 +103,19 @@ def tiny_model(_loaded_tiny: HookedTransformer) -> HookedTransformer:
 def organism() -> HookedTransformer:
     """The embedded trained model. Leave its weights as they are."""
     return load_model("organism-m")
+
+
+@pytest.fixture(scope="session")
+def architectures(tiny_tokenizer: PreTrainedTokenizerFast) -> Architectures:
+    """A function (kind of `checkpoints.KINDS` or "mistral-local", dtype=float64) -> model, each loaded once.
+
+    Leave the models as they are.
+    """
+
+    @functools.cache
+    def load(kind: str, dtype: torch.dtype) -> HookedTransformer:
+        local = {"sliding_window": 3} if kind == "mistral-local" else {}
+        hf = random_hf(kind.removesuffix("-local"), len(tiny_tokenizer), **local)
+        return load_model(hf, tokenizer=tiny_tokenizer, dtype=dtype)
+
+    return lambda kind, dtype=torch.float64: load(kind, dtype)

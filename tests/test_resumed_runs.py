@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformers import PreTrainedTokenizerFast
 
-from mechstyle.models import load_model
 from mechstyle.runs import Hook, Recording, record, record_again, resume
 from mechstyle.sites import Site
-from tests.checkpoints import KINDS, random_hf
+from tests.checkpoints import KINDS
 
 IDS = torch.tensor([[7, 301, 42, 42, 9, 350, 77], [0, 12, 200, 5, 5, 81, 3]])
 ROWS, WIDTH = IDS.shape
@@ -27,22 +24,6 @@ MASKS = {"unpadded": None, "left": LEFT, "right": LEFT.flip(1)}
 JOINING = ({2: 3}, {3: 2}, {0: 1, 1: 2, 3: 1})
 """Layer -> copies of the recorded rows that join there."""
 Models = Callable[[str, torch.dtype], HookedTransformer]
-
-
-@pytest.fixture(scope="module")
-def models(tiny_tokenizer: PreTrainedTokenizerFast) -> Models:
-    """A function (architecture, dtype) -> model. Leave the models as they are."""
-    size = len(tiny_tokenizer)
-    checkpoints = {kind: random_hf(kind, size) for kind in KINDS}
-    checkpoints["mistral-local"] = random_hf("mistral", size, sliding_window=3)
-    loaded: Mapping[tuple[str, torch.dtype], HookedTransformer] = MappingProxyType(
-        {
-            (kind, dtype): load_model(hf, tokenizer=tiny_tokenizer, dtype=dtype)
-            for kind, hf in checkpoints.items()
-            for dtype in TOLERANCE
-        }
-    )
-    return lambda kind, dtype: loaded[kind, dtype]
 
 
 def entering(layer: int) -> str:
@@ -90,9 +71,9 @@ def close(found: Tensor, wanted: Tensor, tolerance: float | None = None) -> None
 @pytest.mark.parametrize("padding", MASKS)
 @pytest.mark.parametrize("kind", [*KINDS, "mistral-local"])
 def test_rows_that_join_at_several_layers_get_the_logits_of_whole_runs(
-    models: Models, kind: str, padding: str, dtype: torch.dtype
+    architectures: Models, kind: str, padding: str, dtype: torch.dtype
 ) -> None:
-    model, mask = models(kind, dtype), MASKS[padding]
+    model, mask = architectures(kind, dtype), MASKS[padding]
     base = record(model, IDS, attention_mask=mask)
     for start in (0, 1, 3, WIDTH - 1):
         for case in JOINING:
@@ -118,8 +99,8 @@ def test_rows_that_join_at_several_layers_get_the_logits_of_whole_runs(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_recording_holds_the_states_of_the_whole_run(models: Models, kind: str) -> None:
-    model = models(kind, torch.float64)
+def test_a_recording_holds_the_states_of_the_whole_run(architectures: Models, kind: str) -> None:
+    model = architectures(kind, torch.float64)
     sites = [Site(1, "mlp"), Site(2, "attn"), Site(0, "key"), Site(2, "resid")]
     base = record(model, IDS, attention_mask=LEFT, sites=sites)
     _, cache = model.run_with_cache(IDS, attention_mask=LEFT)
@@ -139,9 +120,9 @@ def test_a_recording_holds_the_states_of_the_whole_run(models: Models, kind: str
 @pytest.mark.parametrize("padding", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_rows_of_a_recording_continue_as_they_would_alone(
-    models: Models, kind: str, padding: str
+    architectures: Models, kind: str, padding: str
 ) -> None:
-    model, mask = models(kind, torch.float64), MASKS[padding]
+    model, mask = architectures(kind, torch.float64), MASKS[padding]
     kept = torch.tensor([1])
     some = record(model, IDS, attention_mask=mask, sites=[Site(1, "mlp")]).rows(kept)
     alone = record(model, IDS[kept], attention_mask=None if mask is None else mask[kept])
@@ -157,9 +138,9 @@ def test_some_rows_of_a_recording_continue_as_they_would_alone(
 @pytest.mark.parametrize("padding", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_narrow_recording_is_enough_for_runs_from_its_corner(
-    models: Models, kind: str, padding: str
+    architectures: Models, kind: str, padding: str
 ) -> None:
-    model, mask = models(kind, torch.float64), MASKS[padding]
+    model, mask = architectures(kind, torch.float64), MASKS[padding]
     base = record(model, IDS, attention_mask=mask)
     for layer, start in ((1, 3), (2, 6), (2, 0), (0, 4)):
         widths: list[int] = []
@@ -182,8 +163,8 @@ def _width(widths: list[int]) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_runs_recorded_again_are_those_recorded_whole(models: Models, kind: str) -> None:
-    model = models(kind, torch.float64)
+def test_runs_recorded_again_are_those_recorded_whole(architectures: Models, kind: str) -> None:
+    model = architectures(kind, torch.float64)
     base, sites = record(model, IDS), [Site(1, "mlp"), Site(2, "attn")]
     for start, copies in ((0, 1), (2, 3), (6, 2)):
         ids = IDS.repeat(copies, 1)
@@ -206,9 +187,9 @@ def test_runs_recorded_again_are_those_recorded_whole(models: Models, kind: str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("layer", "position"), [(0, 0), (1, 2), (2, 3), (2, 6), (3, 6)])
 def test_gradients_through_a_resumed_run_are_those_through_the_whole_run(
-    models: Models, kind: str, layer: int, position: int
+    architectures: Models, kind: str, layer: int, position: int
 ) -> None:
-    model, mask = models(kind, torch.float64), LEFT
+    model, mask = architectures(kind, torch.float64), LEFT
     base = record(model, IDS, attention_mask=mask, narrow=(layer, position))
     before = record(model, IDS, attention_mask=mask).entering(layer, position)
     n_last = min(2, WIDTH - position)

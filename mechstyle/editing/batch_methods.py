@@ -76,7 +76,8 @@ def memit(
         WorkError: a target's optimisation diverged.
 
     Warns:
-        CovarianceWarning: the covariance was collected with another ``prepend_bos``.
+        CovarianceWarning: the covariance was collected with another ``prepend_bos``, or under other edits.
+        TargetWarning: the last of the layers is the model's last, where a change cannot reach the answer.
 
     Meng et al. 2023 (MEMIT), section 4.
 
@@ -130,6 +131,7 @@ def emmet(
 
     >>> edit = emmet(model, requests, layers=4, covariance=moments)  # doctest: +SKIP
     """
+    require_hooked(model)
     return _write_many(
         model,
         requests,
@@ -161,7 +163,6 @@ def _write_many(
     prepend_bos: bool | None,
     progress: bool,
 ) -> EditSet:
-    require_hooked(model)
     given, chosen_layers = checked_requests(requests), checked_layers(model, layers)
     require_editable(model)
     bos, origin = resolve_bos(model, prepend_bos), provenance(model)

@@ -67,7 +67,8 @@ def rome(
         WorkError: the target's optimisation diverged.
 
     Warns:
-        CovarianceWarning: the covariance was collected with another ``prepend_bos``.
+        CovarianceWarning: the covariance was collected with another ``prepend_bos``, or under other edits.
+        TargetWarning: the layer is the last one, where a change cannot reach the answer; the edit is zero.
 
     Meng et al. 2022 (ROME), section 3; the consistent key is that of Gupta et al. 2024 (r-ROME).
 

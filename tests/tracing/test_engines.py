@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import combinations, product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,18 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerFast
 
 from mechstyle.blocks import can_resume
 from mechstyle.editing.application import apply_edits
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import InputError
 from mechstyle.facts import Fact
-from mechstyle.models import load_model
 from mechstyle.runs import default_memory, rows_within
 from mechstyle.tokens import encode_fact
 from mechstyle.tracing import Trace, causal_trace
-from tests.checkpoints import KINDS, random_hf
+from tests.checkpoints import KINDS
 from tests.oracles import textbook, trace_loop
 
 TRACED = ("resid", "mlp", "attn")
@@ -60,22 +57,6 @@ SOME = [
 """Every place, length, window and BOS meets every other at least once."""
 MIDDLE = Case(False, "middle", 2, 2)
 Models = Callable[..., HookedTransformer]
-
-
-@pytest.fixture(scope="module")
-def models(tiny_tokenizer: PreTrainedTokenizerFast) -> Models:
-    """A function (architecture, dtype=float64) -> model. Leave the models as they are."""
-    size = len(tiny_tokenizer)
-    checkpoints = {kind: random_hf(kind, size) for kind in KINDS}
-    checkpoints["mistral-local"] = random_hf("mistral", size, sliding_window=3)
-    loaded: Mapping[tuple[str, torch.dtype], HookedTransformer] = MappingProxyType(
-        {
-            (kind, dtype): load_model(hf, tokenizer=tiny_tokenizer, dtype=dtype)
-            for kind, hf in checkpoints.items()
-            for dtype in TOLERANCE
-        }
-    )
-    return lambda kind, dtype=torch.float64: loaded[kind, dtype]
 
 
 def draws_for(case: Case, model: HookedTransformer, samples: int = 2) -> Tensor:
@@ -156,45 +137,55 @@ def check(model: HookedTransformer, case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("case", SOME, ids=str)
 @pytest.mark.parametrize("kind", [*KINDS, "mistral-local"])
-def test_both_engines_equal_the_textbook(models: Models, kind: str, case: Case) -> None:
-    check(models(kind), case, torch.float64)
+def test_both_engines_equal_the_textbook(architectures: Models, kind: str, case: Case) -> None:
+    check(architectures(kind), case, torch.float64)
 
 
 @pytest.mark.parametrize("case", SOME[::4], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_engines_equal_the_textbook_in_single_precision(models: Models, kind: str, case: Case) -> None:
-    check(models(kind, torch.float32), case, torch.float32)
+def test_both_engines_equal_the_textbook_in_single_precision(
+    architectures: Models, kind: str, case: Case
+) -> None:
+    check(architectures(kind, torch.float32), case, torch.float32)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "fp64"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_engines_equal_the_textbook_in_every_case(models: Models, kind: str, dtype: torch.dtype) -> None:
+def test_both_engines_equal_the_textbook_in_every_case(
+    architectures: Models, kind: str, dtype: torch.dtype
+) -> None:
     for case in EVERY:
-        check(models(kind, dtype), case, dtype)
+        check(architectures(kind, dtype), case, dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_probabilities_equal_those_of_one_run_a_cell(models: Models, kind: str) -> None:
-    draws = draws_for(MIDDLE, models(kind), samples=1)
-    wanted = loop_cells(models(kind), MIDDLE, draws, "prob")
-    same(traced(models(kind), MIDDLE, draws=draws, metric="prob", engine="resume"), wanted, 1e-10)
+def test_probabilities_equal_those_of_one_run_a_cell(architectures: Models, kind: str) -> None:
+    draws = draws_for(MIDDLE, architectures(kind), samples=1)
+    wanted = loop_cells(architectures(kind), MIDDLE, draws, "prob")
+    same(traced(architectures(kind), MIDDLE, draws=draws, metric="prob", engine="resume"), wanted, 1e-10)
 
 
 @pytest.mark.parametrize("engine", ["resume", "whole"])
 @pytest.mark.parametrize("kind", ["gpt2", "llama-gqa"])
-def test_any_batch_size_gives_the_same(models: Models, kind: str, engine: str) -> None:
-    options = {"draws": draws_for(MIDDLE, models(kind), samples=4), "kinds": ("attn",), "engine": engine}
-    wanted = cells(traced(models(kind), MIDDLE, **options))
+def test_any_batch_size_gives_the_same(architectures: Models, kind: str, engine: str) -> None:
+    options = {
+        "draws": draws_for(MIDDLE, architectures(kind), samples=4),
+        "kinds": ("attn",),
+        "engine": engine,
+    }
+    wanted = cells(traced(architectures(kind), MIDDLE, **options))
     for batch_size in (1, 3, 7, 10**6):
-        found = traced(models(kind), MIDDLE, batch_size=batch_size, **options)
+        found = traced(architectures(kind), MIDDLE, batch_size=batch_size, **options)
         same(found, wanted, 1e-12)
         assert found.settings["max_batch"] == batch_size
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_bf16_the_order_of_the_top_cells_is_that_of_exact_arithmetic(models: Models, kind: str) -> None:
-    exact = copy.deepcopy(models(kind))
+def test_in_bf16_the_order_of_the_top_cells_is_that_of_exact_arithmetic(
+    architectures: Models, kind: str
+) -> None:
+    exact = copy.deepcopy(architectures(kind))
     with torch.no_grad():
         for weight in exact.parameters():
             weight.copy_(weight.bfloat16())
@@ -213,8 +204,8 @@ def test_in_bf16_the_order_of_the_top_cells_is_that_of_exact_arithmetic(models: 
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gptj", "llama-gqa"])
-def test_active_edits_are_traced(models: Models, kind: str) -> None:
-    model = copy.deepcopy(models(kind))
+def test_active_edits_are_traced(architectures: Models, kind: str) -> None:
+    model = copy.deepcopy(architectures(kind))
     draws = draws_for(MIDDLE, model)
     before = textbook_cells(model, MIDDLE, draws)
     d_mlp = model.cfg.d_mlp
@@ -231,8 +222,8 @@ def test_active_edits_are_traced(models: Models, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "neox", "llama"])
-def test_processed_models_are_resumed_too(models: Models, kind: str) -> None:
-    model = copy.deepcopy(models(kind))
+def test_processed_models_are_resumed_too(architectures: Models, kind: str) -> None:
+    model = copy.deepcopy(architectures(kind))
     model.process_weights_()
     assert model.cfg.normalization_type in ("LNPre", "RMSPre")
     draws = draws_for(MIDDLE, model)
@@ -242,8 +233,8 @@ def test_processed_models_are_resumed_too(models: Models, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "phi", "llama-gqa"])
-def test_hooks_that_the_user_left_on_the_model_count(models: Models, kind: str) -> None:
-    model, draws = copy.deepcopy(models(kind)), draws_for(MIDDLE, models(kind), samples=1)
+def test_hooks_that_the_user_left_on_the_model_count(architectures: Models, kind: str) -> None:
+    model, draws = copy.deepcopy(architectures(kind)), draws_for(MIDDLE, architectures(kind), samples=1)
     plain = textbook_cells(model, MIDDLE, draws)
 
     def ablate(state: Tensor, hook: Any) -> Tensor:
@@ -258,15 +249,15 @@ def test_hooks_that_the_user_left_on_the_model_count(models: Models, kind: str) 
     same(traced(model, MIDDLE, draws=draws, engine="resume"), wanted, 1e-10)
 
 
-def test_a_hook_that_needs_whole_sequences_gets_them(models: Models) -> None:
-    model, widths = copy.deepcopy(models("gpt2")), set()
+def test_a_hook_that_needs_whole_sequences_gets_them(architectures: Models) -> None:
+    model, widths = copy.deepcopy(architectures("gpt2")), set()
     model.add_hook("blocks.2.hook_mlp_out", lambda state, hook: widths.add(state.shape[1]))
     traced(model, MIDDLE, draws=draws_for(MIDDLE, model))
     assert widths == {len(encode_fact(model, MIDDLE.fact, prepend_bos=False)) - 1}
 
 
-def test_the_trace_says_how_it_was_run(models: Models) -> None:
-    model, draws = models("gpt2"), draws_for(MIDDLE, models("gpt2"))
+def test_the_trace_says_how_it_was_run(architectures: Models) -> None:
+    model, draws = architectures("gpt2"), draws_for(MIDDLE, architectures("gpt2"))
     width = len(encode_fact(model, MIDDLE.fact, prepend_bos=False)) - 1
     fitting = rows_within(model, default_memory(model), width=width, n_positions=width, n_last=2)
     for engine, used in (("auto", "resume"), ("resume", "resume"), ("whole", "whole")):
@@ -274,8 +265,10 @@ def test_the_trace_says_how_it_was_run(models: Models) -> None:
         assert (trace.settings["engine"], trace.settings["max_batch"]) == (used, fitting)
 
 
-def test_models_that_cannot_resume_are_run_whole_and_never_resumed(models: Models, tiny_folder: Path) -> None:
-    split, draws = copy.deepcopy(models("gpt2")), draws_for(MIDDLE, models("gpt2"))
+def test_models_that_cannot_resume_are_run_whole_and_never_resumed(
+    architectures: Models, tiny_folder: Path
+) -> None:
+    split, draws = copy.deepcopy(architectures("gpt2")), draws_for(MIDDLE, architectures("gpt2"))
     wanted = textbook_cells(split, MIDDLE, draws)
     split.set_use_split_qkv_input(True)
     bridge = TransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
@@ -289,6 +282,6 @@ def test_models_that_cannot_resume_are_run_whole_and_never_resumed(models: Model
             traced(model, MIDDLE, draws=draws, engine="resume")
 
 
-def test_an_unknown_engine_is_refused(models: Models) -> None:
+def test_an_unknown_engine_is_refused(architectures: Models) -> None:
     with pytest.raises(InputError, match="engine: expected 'auto', 'resume' or 'whole', got 'fast'"):
-        causal_trace(models("gpt2"), MIDDLE.fact, engine="fast")  # type: ignore[arg-type]
+        causal_trace(architectures("gpt2"), MIDDLE.fact, engine="fast")  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from benchmarks.memory import LiveTensors
 from mechstyle.runs import Recording, rows_within
 from mechstyle.sites import Kind
 from mechstyle.tokens import EncodedPrompt
@@ -27,34 +25,6 @@ from mechstyle.tracing.resumed import RecordedCleanRun, ResumedRuns
 SUBJECT = range(1, 3)
 SAMPLES = 4
 WINDOW = 4
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors' memory that is made while it is on, until each is freed."""
-
-    def __init__(self, *made_before: Tensor) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known = {tensor.untyped_storage()._cdata for tensor in made_before}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage())
-        return result
-
-    def _see(self, memory: torch.UntypedStorage) -> None:
-        key, size = memory._cdata, memory.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(memory, self._freed, key, size)
-
-    def _freed(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 @dataclass(frozen=True)
@@ -69,7 +39,7 @@ class Held:
 
 def test_live_bytes_are_counted_as_they_come_and_go() -> None:
     before = torch.ones(1000)
-    with LiveBytes(before) as live:
+    with LiveTensors() as live:
         first = torch.zeros(1000)
         view = first[10:]
         assert live.now == 4000
@@ -113,8 +83,7 @@ def held(
     draws = torch.randn(SAMPLES, len(SUBJECT), 32, generator=torch.Generator().manual_seed(0))
     n_layers = int(model.cfg.n_layers)
     cells = cells_of(kind, range(SUBJECT.start, n_tokens), window=WINDOW, n_layers=n_layers)
-    before = (*model.parameters(), *model.buffers(), question.encoded.ids, draws)
-    with LiveBytes(*before) as live:
+    with LiveTensors() as live:
         clean = clean_run(engine, model, question, (kind,))
         runs = clean.corrupted(draws, max_rows=batch_size)
         cached = live.now
