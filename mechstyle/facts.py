@@ -39,12 +39,7 @@ class Fact:
             _require_text(f"Fact.{name}", getattr(self, name))
         if self.relation is not None:
             _require_text("Fact.relation", self.relation)
-        found = self.template.count(SLOT)
-        if found != 1:
-            raise TextError(
-                f"Fact.template must hold '{SLOT}' exactly once, where the subject stands; "
-                f"{self.template!r} holds it {found} times. Write for example '{SLOT} plays the'."
-            )
+        _require_template("Fact.template", self.template)
 
     @property
     def prompt(self) -> str:
@@ -91,11 +86,14 @@ class Fact:
 class EditRequest:
     """A wish: let the model continue the fact's prompt with ``new_target`` instead of ``fact.target``.
 
-    ``paraphrases`` are other prompts that should get the new target too. ``neighborhood`` holds pairs (prompt
-    about another subject, its true target) that should not change.
+    ``paraphrases`` are other prompts that should get the new target too, and ``neighborhood`` holds pairs
+    (prompt about another subject, its true target) that should not change: editors never see either, they are
+    for scoring. What editors see besides the fact: ``phrasings``, other templates of the same wish, and
+    ``keep``, facts that must stay as the model has them now.
 
     Raises:
-        TextError: a part is empty, or the new target is the old one.
+        TextError: a part is empty, a phrasing does not hold ``{}`` exactly once, or the new target is the old
+            one.
 
     Example:
         >>> fact = Fact(template="{} plays the", subject="Miles Davis", target=" trumpet")
@@ -107,6 +105,8 @@ class EditRequest:
     new_target: str
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[tuple[str, str], ...] = ()
+    phrasings: tuple[str, ...] = ()
+    keep: tuple[Fact, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.fact, Fact):
@@ -123,6 +123,22 @@ class EditRequest:
         pairs = tuple(_require_pair(f"EditRequest.neighborhood[{i}]", p) for i, p in enumerate(neighborhood))
         object.__setattr__(self, "paraphrases", texts)
         object.__setattr__(self, "neighborhood", pairs)
+        phrasings = _require_list("EditRequest.phrasings", self.phrasings)
+        templates = tuple(
+            _require_template(f"EditRequest.phrasings[{i}]", p) for i, p in enumerate(phrasings)
+        )
+        keep = tuple(_require_list("EditRequest.keep", self.keep))
+        for i, fact in enumerate(keep):
+            if not isinstance(fact, Fact):
+                raise TextError(f"EditRequest.keep[{i}] must be a Fact, not {_kind(fact)}.")
+        object.__setattr__(self, "phrasings", templates)
+        object.__setattr__(self, "keep", keep)
+
+    @property
+    def phrased(self) -> tuple[Fact, ...]:
+        """The fact in all its phrasings, its own template first."""
+        others = (template for template in self.phrasings if template != self.fact.template)
+        return (self.fact, *(replace(self.fact, template=template) for template in dict.fromkeys(others)))
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form, which ``from_dict`` reads."""
@@ -131,6 +147,8 @@ class EditRequest:
             "new_target": self.new_target,
             "paraphrases": list(self.paraphrases),
             "neighborhood": [list(pair) for pair in self.neighborhood],
+            "phrasings": list(self.phrasings),
+            "keep": [fact.to_dict() for fact in self.keep],
         }
 
     @classmethod
@@ -140,11 +158,9 @@ class EditRequest:
         Raises:
             TextError: a part is missing, empty, unknown or not text.
         """
-        optional = ("paraphrases", "neighborhood")
+        optional = ("paraphrases", "neighborhood", "phrasings", "keep")
         _require_keys("EditRequest", data, required=("fact", "new_target"), optional=optional)
-        fact = data["fact"]
-        if not isinstance(fact, Mapping):
-            raise TextError(f"EditRequest.fact must be a JSON object, not {_kind(fact)}.")
+        fact = _require_object("EditRequest.fact", data["fact"])
         pairs = _require_list("EditRequest.neighborhood", data.get("neighborhood", ()))
         return cls(
             fact=Fact.from_dict(fact),
@@ -155,6 +171,14 @@ class EditRequest:
             ),
             neighborhood=tuple(
                 _require_pair(f"EditRequest.neighborhood[{i}]", p) for i, p in enumerate(pairs)
+            ),
+            phrasings=tuple(
+                _require_template(f"EditRequest.phrasings[{i}]", p)
+                for i, p in enumerate(_require_list("EditRequest.phrasings", data.get("phrasings", ())))
+            ),
+            keep=tuple(
+                Fact.from_dict(_require_object(f"EditRequest.keep[{i}]", p))
+                for i, p in enumerate(_require_list("EditRequest.keep", data.get("keep", ())))
             ),
         )
 
@@ -168,6 +192,23 @@ def _require_text(name: str, value: object) -> str:
         raise TextError(f"{name} must be text, not {_kind(value)}.")
     if not value.strip():
         raise TextError(f"{name} must not be empty or blank; it is {value!r}.")
+    return value
+
+
+def _require_template(name: str, value: object) -> str:
+    text = _require_text(name, value)
+    found = text.count(SLOT)
+    if found != 1:
+        raise TextError(
+            f"{name} must hold '{SLOT}' exactly once, where the subject stands; "
+            f"{text!r} holds it {found} times. Write for example '{SLOT} plays the'."
+        )
+    return text
+
+
+def _require_object(name: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise TextError(f"{name} must be a JSON object, not {_kind(value)}.")
     return value
 
 

@@ -105,3 +105,24 @@ def test_json_with_missing_or_unknown_keys_is_refused() -> None:
         EditRequest.from_dict({"new_target": " x", "facts": {}})
     with pytest.raises(TextError, match="EditRequest.fact must be a JSON object, not str"):
         EditRequest.from_dict({"new_target": " x", "fact": "text"})
+
+
+def test_a_request_with_phrasings_and_facts_to_keep_survives_json() -> None:
+    keep = (Fact("{} plays the", "Chet Baker", " trumpet"),)
+    request = EditRequest(FACT, " guitar", phrasings=("The instrument of {} is the", FACT.template), keep=keep)
+    assert EditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+    assert [one.template for one in request.phrased] == [FACT.template, "The instrument of {} is the"]
+    assert {one.subject for one in request.phrased} == {FACT.subject}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"phrasings": "{} plays"}, "phrasings must be a tuple or list"),
+        ({"phrasings": ("plays",)}, r"phrasings\[0\] must hold '\{\}' exactly once"),
+        ({"keep": ("Chet Baker",)}, r"keep\[0\] must be a Fact"),
+    ],
+)
+def test_phrasings_and_facts_to_keep_are_checked(part: dict[str, Any], message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        EditRequest(FACT, " guitar", **part)

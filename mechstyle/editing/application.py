@@ -63,11 +63,11 @@ def apply_edits(model: HookedModel, edits: Sequence[WeightEdit]) -> EditHandle:
     >>> handle.undo()  # doctest: +SKIP
     """
     for edit in edits:
-        shape = tuple(parameter(model, edit.parameter).shape)
-        if shape != edit.shape:
+        found = parameter(model, edit.parameter)
+        if (found.numel() // found.shape[-1], found.shape[-1]) != edit.shape:
             raise ModelError(
                 f"model: expected {edit.parameter} of shape {list(edit.shape)}, as in the edit, "
-                f"got {list(shape)}; the edit belongs to another model."
+                f"got {list(found.shape)}; the edit belongs to another model."
             )
     handle = EditHandle(model, edits)
     _rewrite(model, (*active_edits(model), handle), handle.parameters)
@@ -99,7 +99,7 @@ def _edited(base: Tensor, handles: Sequence[EditHandle], name: str) -> Tensor:
         return base
     exact = base.to("cpu", torch.float64)
     for delta in deltas:
-        exact = exact + delta
+        exact = exact + delta.reshape(exact.shape)
     edited = exact.to(base.dtype)
     if not bool(torch.isfinite(edited).all()):
         raise WorkError(

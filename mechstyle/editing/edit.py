@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,16 @@ class EditSet:
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters that change, in order and without repeats."""
         return tuple(dict.fromkeys(edit.parameter for edit in self.edits))
+
+    @property
+    def id(self) -> str:
+        """SHA-256 (hex) of the changes and of the model they belong to: equal edits have equal names."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for edit in self.edits:
+            for factor in (edit.left, edit.right):
+                digest.update(f"\n{edit.parameter} {list(factor.shape)}\n".encode())
+                digest.update(factor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def delta(self, parameter: str) -> Float[Tensor, "d_in d_out"]:
         """Return the whole change of one parameter, fp64 on the CPU.
@@ -102,6 +113,8 @@ class EditSet:
         tensors = {}
         for index, edit in enumerate(self.edits):
             tensors[f"{index}.left"], tensors[f"{index}.right"] = edit.left, edit.right
+            if edit.keys is not None:
+                tensors[f"{index}.keys"] = edit.keys
         header = {
             "parameters": [edit.parameter for edit in self.edits],
             "fingerprint": self.fingerprint,
@@ -132,7 +145,9 @@ def load_edit(path: str | os.PathLike[str]) -> EditSet:
     try:
         return EditSet(
             edits=tuple(
-                WeightEdit(name, tensors[f"{index}.left"], tensors[f"{index}.right"])
+                WeightEdit(
+                    name, tensors[f"{index}.left"], tensors[f"{index}.right"], tensors.get(f"{index}.keys")
+                )
                 for index, name in enumerate(header["parameters"])
             ),
             fingerprint=header["fingerprint"],
