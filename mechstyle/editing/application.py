@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from mechstyle.editing.weight_edit import WeightEdit
+from mechstyle.editing.weight_edit import WeightEdit, content_id
 from mechstyle.errors import ModelError, WorkError
-from mechstyle.models import HookedModel, active_base, parameter
+from mechstyle.models import HookedModel, active_base, fingerprint, parameter
 
-__all__ = ["EditHandle", "active_edits", "apply_edits"]
+__all__ = ["EditHandle", "active_edits", "active_ids", "apply_edits"]
 
 _LEDGER = "mechstyle_active_edits"
 """Attribute of a model: handles of the edits in its weights, in the order they were applied."""
@@ -21,9 +21,24 @@ _LEDGER = "mechstyle_active_edits"
 class EditHandle:
     """An edit that is written into a model; ``undo`` takes it back, and does nothing the second time."""
 
-    def __init__(self, model: HookedModel, edits: Sequence[WeightEdit]) -> None:
+    def __init__(
+        self, model: HookedModel, edits: Sequence[WeightEdit], *, edit_id: str | None = None
+    ) -> None:
         self._model = model
         self._edits = tuple(edits)
+        self._id = edit_id
+
+    @property
+    def edits(self) -> tuple[WeightEdit, ...]:
+        """What was written, parameter by parameter, with the keys where the editor knew them."""
+        return self._edits
+
+    @property
+    def id(self) -> str:
+        """Name of the edit's contents, as ``EditSet.id``."""
+        if self._id is None:
+            self._id = content_id(self._edits, fingerprint(self._model))
+        return self._id
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -52,8 +67,20 @@ def active_edits(model: HookedModel) -> tuple[EditHandle, ...]:
     return handles
 
 
-def apply_edits(model: HookedModel, edits: Sequence[WeightEdit]) -> EditHandle:
+def active_ids(model: HookedModel) -> tuple[str, ...]:
+    """The ``EditSet.id`` of each edit that is in a model's weights, in the order they are summed.
+
+    >>> active_ids(model)  # doctest: +SKIP
+    ('5f0c...', '91ab...')
+    """
+    return tuple(handle.id for handle in active_edits(model))
+
+
+def apply_edits(model: HookedModel, edits: Sequence[WeightEdit], *, edit_id: str | None = None) -> EditHandle:
     """Write edits into the named parameters, on top of the edits that are active.
+
+    Args:
+        edit_id: name of the edit's contents; None computes it when it is asked for.
 
     Raises:
         ModelError: a parameter is absent or has another shape; nothing was written.
@@ -69,7 +96,7 @@ def apply_edits(model: HookedModel, edits: Sequence[WeightEdit]) -> EditHandle:
                 f"model: expected {edit.parameter} of shape {list(edit.shape)}, as in the edit, "
                 f"got {list(found.shape)}; the edit belongs to another model."
             )
-    handle = EditHandle(model, edits)
+    handle = EditHandle(model, edits, edit_id=edit_id)
     _rewrite(model, (*active_edits(model), handle), handle.parameters)
     return handle
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechstyle.editing.application import EditHandle, apply_edits
 from mechstyle.editing.storage import load_tensors, save_tensors
-from mechstyle.editing.weight_edit import WeightEdit
+from mechstyle.editing.weight_edit import WeightEdit, content_id
 from mechstyle.errors import FileError, InputError, ModelError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, fingerprint, require_editable
@@ -47,15 +46,10 @@ class EditSet:
         """Names of the parameters that change, in order and without repeats."""
         return tuple(dict.fromkeys(edit.parameter for edit in self.edits))
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 (hex) of the changes and of the model they belong to: equal edits have equal names."""
-        digest = hashlib.sha256(self.fingerprint.encode())
-        for edit in self.edits:
-            for factor in (edit.left, edit.right):
-                digest.update(f"\n{edit.parameter} {list(factor.shape)}\n".encode())
-                digest.update(factor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return content_id(self.edits, self.fingerprint)
 
     def delta(self, parameter: str) -> Float[Tensor, "d_in d_out"]:
         """Return the whole change of one parameter, fp64 on the CPU.
@@ -63,10 +57,13 @@ class EditSet:
         Raises:
             InputError: this edit does not change that parameter.
         """
-        found = [edit.delta() for edit in self.edits if edit.parameter == parameter]
+        found = [edit for edit in self.edits if edit.parameter == parameter]
         if not found:
             raise InputError(f"parameter: expected one of {', '.join(self.parameters)}, got {parameter!r}.")
-        return torch.stack(found).sum(0)
+        total = found[0].delta()
+        for edit in found[1:]:
+            total += edit.delta()
+        return total
 
     def scaled(self, factor: float) -> EditSet:
         """Return the edit multiplied by a number, as a new edit whose provenance says so."""
@@ -89,7 +86,7 @@ class EditSet:
             WorkError: the changed weights overflow the model's dtype.
         """
         self._check_model(model)
-        return apply_edits(model, self.edits)
+        return apply_edits(model, self.edits, edit_id=self.id)
 
     @contextmanager
     def applied(self, model: HookedModel) -> Iterator[EditHandle]:

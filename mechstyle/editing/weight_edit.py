@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from mechstyle.errors import InputError
 
-__all__ = ["WeightEdit"]
+__all__ = ["WeightEdit", "content_id"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +82,17 @@ class WeightEdit:
     def scaled(self, factor: float) -> WeightEdit:
         """Return the same change, multiplied by a number."""
         return replace(self, right=factor * self.right)
+
+
+def content_id(edits: Iterable[WeightEdit], fingerprint: str) -> str:
+    """SHA-256 (hex) of changes and of the model they belong to; keys do not count.
+
+    >>> len(content_id([], "3f1c09ab"))
+    64
+    """
+    digest = hashlib.sha256(fingerprint.encode())
+    for edit in edits:
+        for factor in (edit.left, edit.right):
+            digest.update(f"\n{edit.parameter} {list(factor.shape)}\n".encode())
+            digest.update(factor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

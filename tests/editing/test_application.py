@@ -312,3 +312,16 @@ def test_an_unwritable_path_is_refused_and_an_older_file_stays(
     with pytest.raises(FileError, match="does not exist"):
         random_edit(tiny_model, FIRST).save(tmp_path / "absent" / "edit.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_active_edits_are_named_by_their_contents_in_order(tiny_model: HookedTransformer) -> None:
+    first, second = random_edit(tiny_model, FIRST, seed=1), random_edit(tiny_model, SECOND, seed=2)
+    assert application.active_ids(tiny_model) == ()
+    with first.applied(tiny_model), second.applied(tiny_model):
+        by_hand = application.apply_edits(tiny_model, first.edits)
+        assert application.active_ids(tiny_model) == (first.id, second.id, first.id)
+        assert by_hand.edits == first.edits
+        by_hand.undo()
+    assert application.active_ids(tiny_model) == ()
+    assert len({first.id, second.id, first.scaled(2.0).id}) == 3
+    assert dataclasses.replace(first, fingerprint="another").id != first.id
