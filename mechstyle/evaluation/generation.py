@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mechstyle.answers import length_buckets, require_positive
 from mechstyle.errors import InputError, TextError
-from mechstyle.evaluation.answers import length_buckets, require_positive
 from mechstyle.models import HookedModel
 from mechstyle.runs import decode
 from mechstyle.tokens import EncodedPrompt, encode

@@ -12,16 +12,16 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
+from mechstyle.answers import AnswerScore, require_positive, score_answers
 from mechstyle.editing.edit import EditSet
 from mechstyle.errors import InputError
-from mechstyle.evaluation.answers import AnswerScore, require_positive, score_answers
-from mechstyle.evaluation.collateral import encode_texts, exp_mean, negative_log_likelihood
 from mechstyle.evaluation.edits import Edits, check_edits, edit_record, listed_edits
 from mechstyle.evaluation.generation import begins_with, continue_encoded, encode_prompts
 from mechstyle.evaluation.intervals import summarise
 from mechstyle.evaluation.probes import Probe, encode_probes
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, active_base, provenance, require_hooked, resolve_bos
+from mechstyle.texts import encode_texts, exp_mean, negative_log_likelihood
 
 __all__ = ["Scores", "Stage", "evaluate"]
 

@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mechstyle.errors import ModelError
 from mechstyle.evaluation import perplexity
-from mechstyle.evaluation.collateral import encode_texts, exp_mean, negative_log_likelihood
+from mechstyle.texts import encode_texts, exp_mean, negative_log_likelihood
 from tests.oracles import score_loop
 
 TEXTS = ["Paris is the capital of France.", "The day was long.", "He was born in London."]
