@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mechstyle import datasets, errors, organisms, plot
-    from mechstyle.editing.batch_methods import emmet, memit
+    from mechstyle import datasets, errors, organisms, plot, requests
+    from mechstyle.editing.batch_methods import alphaedit, emmet, memit
     from mechstyle.editing.covariance import Covariance, covariance
     from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
     from mechstyle.editing.keys import sample_contexts
@@ -42,6 +42,7 @@ _HOMES = {
     "TargetOptions": "editing.target_options",
     "Trace": "tracing.trace",
     "WeightEdit": "editing.edit",
+    "alphaedit": "editing.batch_methods",
     "average_by_role": "tracing.aggregate",
     "causal_trace": "tracing.causal_trace",
     "covariance": "editing.covariance",
@@ -59,7 +60,7 @@ _HOMES = {
     "sample_contexts": "editing.keys",
     "suggest_layers": "tracing.aggregate",
 }
-_MODULES = ("datasets", "errors", "organisms", "plot")
+_MODULES = ("datasets", "errors", "organisms", "plot", "requests")
 
 __all__ = [
     "Covariance",
@@ -75,6 +76,7 @@ __all__ = [
     "Trace",
     "WeightEdit",
     "__version__",
+    "alphaedit",
     "average_by_role",
     "causal_trace",
     "covariance",
@@ -91,6 +93,7 @@ __all__ = [
     "organisms",
     "perplexity",
     "plot",
+    "requests",
     "rome",
     "run_study",
     "sample_contexts",

@@ -3,19 +3,83 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from mechstyle.errors import FileError, TextError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.files import atomic_write
+from mechstyle.records import PathLike, convert_records, json_lines, json_list, read_text, recognise
+from mechstyle.requests import request_from_pair
 
-__all__ = ["read_counterfact", "read_known_facts", "read_requests", "read_zsre", "write_requests"]
+__all__ = [
+    "read_counterfact",
+    "read_edit_file",
+    "read_fact_file",
+    "read_known_facts",
+    "read_pairs",
+    "read_requests",
+    "read_zsre",
+    "write_requests",
+]
 
 T = TypeVar("T")
-PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class _Schema(Generic[T]):
+    """A kind of record: what it is called, the keys by which it is recognised, and its reader."""
+
+    name: str
+    keys: frozenset[str]
+    convert: Callable[[Mapping[str, Any]], T]
+
+
+def read_edit_file(path: PathLike) -> list[EditRequest]:
+    """Read requests from a file of any kind that is understood; its content tells the kind, not its name.
+
+    Understood are our own requests, plain pairs (``read_pairs``), CounterFact, and zsRE in MEND's schema; as
+    JSON lines or as a JSON list, pairs also as a table. The first record's keys decide for all.
+
+    Raises:
+        FileError: the file is missing, of none of these kinds, or a record is wrong; the place is named.
+
+    Example:
+        >>> read_edit_file("counterfact.json")[0].fact.subject  # doctest: +SKIP
+        'Danielle Darrieux'
+    """
+    return _read_any(path, _EDITS)
+
+
+def read_fact_file(path: PathLike) -> list[Fact]:
+    """Read facts, for example those that must stay: as ``Fact.to_dict`` writes them, or as the known facts.
+
+    JSON lines or a JSON list; the first record's keys decide for all.
+
+    Raises:
+        FileError: the file is missing, of another kind, or a record is wrong; the place is named.
+
+    Example:
+        >>> requests = with_keep(requests, read_fact_file("stay.jsonl"))  # doctest: +SKIP
+    """
+    return _read_any(path, _FACTS)
+
+
+def read_pairs(path: PathLike) -> list[EditRequest]:
+    """Read a plain table of edits with the columns template, subject, new_target and, if known, target.
+
+    A table whose first line names its columns (separated by commas, semicolons or tabs), JSON lines or a JSON
+    list. Targets get one leading space; a missing one becomes ``" unknown"``, see ``requests_from_pairs``.
+
+    Raises:
+        FileError: the file is missing, of another kind, or a row is wrong; the place is named.
+
+    Example:
+        >>> read_pairs("pairs.csv")[0].new_target  # doctest: +SKIP
+        ' guitar'
+    """
+    return convert_records(path, recognise(path, columns=_PAIRS.keys), _PAIRS.convert)
 
 
 def read_counterfact(path: PathLike) -> list[EditRequest]:
@@ -30,7 +94,7 @@ def read_counterfact(path: PathLike) -> list[EditRequest]:
         >>> read_counterfact("counterfact.json")[0].fact.prompt  # doctest: +SKIP
         'The mother tongue of Danielle Darrieux is'
     """
-    return _read_records(path, _counterfact)
+    return convert_records(path, json_list(path, read_text(path)), _counterfact)
 
 
 def read_known_facts(path: PathLike) -> list[Fact]:
@@ -46,7 +110,7 @@ def read_known_facts(path: PathLike) -> list[Fact]:
         >>> read_known_facts("known_1000.json")[0].template  # doctest: +SKIP
         '{} is located in the continent of'
     """
-    return _read_records(path, _known_fact)
+    return convert_records(path, json_list(path, read_text(path)), _known_fact)
 
 
 def read_zsre(path: PathLike) -> list[EditRequest]:
@@ -63,7 +127,7 @@ def read_zsre(path: PathLike) -> list[EditRequest]:
         >>> read_zsre("zsre_eval.json")[0].new_target  # doctest: +SKIP
         ' 2006'
     """
-    return _read_records(path, _zsre)
+    return convert_records(path, json_list(path, read_text(path)), _zsre)
 
 
 def read_requests(path: PathLike) -> list[EditRequest]:
@@ -76,13 +140,7 @@ def read_requests(path: PathLike) -> list[EditRequest]:
         >>> read_requests("requests.jsonl")  # doctest: +SKIP
         [EditRequest(...)]
     """
-    requests = []
-    for number, line in enumerate(_read_text(Path(path)).split("\n"), start=1):
-        if line.strip():
-            requests.append(
-                _convert(_parse(line, Path(path), number), EditRequest.from_dict, path, f"line {number}")
-            )
-    return requests
+    return convert_records(path, json_lines(path, read_text(path)), EditRequest.from_dict)
 
 
 def write_requests(path: PathLike, requests: Iterable[EditRequest]) -> None:
@@ -142,38 +200,30 @@ def _word(text: str) -> str:
     return " " + text.strip()
 
 
-def _read_records(path: PathLike, convert: Callable[[Mapping[str, Any]], T]) -> list[T]:
-    data = _parse(_read_text(Path(path)), Path(path))
-    if not isinstance(data, list):
-        raise FileError(f"{path} must hold a JSON list of records, not {type(data).__name__}.")
-    return [_convert(record, convert, path, f"record {index}") for index, record in enumerate(data)]
+_PAIRS: Final = _Schema(
+    "pairs (template, subject, new_target)", frozenset({"template", "new_target"}), request_from_pair
+)
+_EDITS: Final = (
+    _Schema("requests (fact, new_target)", frozenset({"fact"}), EditRequest.from_dict),
+    _PAIRS,
+    _Schema("CounterFact (requested_rewrite)", frozenset({"requested_rewrite"}), _counterfact),
+    _Schema("zsRE of MEND (src, alt, loc)", frozenset({"src", "alt", "loc"}), _zsre),
+)
+_FACTS: Final = (
+    _Schema("known facts (prompt, attribute)", frozenset({"prompt", "attribute"}), _known_fact),
+    _Schema("facts (template, subject, target)", frozenset({"template", "target"}), Fact.from_dict),
+)
 
 
-def _convert(data: object, convert: Callable[[Mapping[str, Any]], T], path: PathLike, place: str) -> T:
-    if not isinstance(data, Mapping):
-        raise FileError(f"{path}, {place}: expected a JSON object, not {type(data).__name__}.")
-    try:
-        return convert(data)
-    except KeyError as error:
-        raise FileError(f"{path}, {place}: the key {error} is missing; is this the right reader?") from error
-    except (TypeError, AttributeError, IndexError) as error:
-        raise FileError(f"{path}, {place}: a part has the wrong type ({error}).") from error
-    except TextError as error:
-        raise FileError(f"{path}, {place}: {error}") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}. Check the path.") from error
-    except UnicodeDecodeError as error:
-        raise FileError(f"{path} is not UTF-8 text (byte {error.start}).") from error
-
-
-def _parse(text: str, path: Path, line: int | None = None) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        place = "" if line is None else f", line {line}"
-        raise FileError(f"{path}{place} is not JSON: {error}. Is it truncated?") from error
+def _read_any(path: PathLike, schemas: Sequence[_Schema[T]]) -> list[T]:
+    records = recognise(path, columns=("template",))
+    first = records[0].data
+    keys = {str(key) for key in first} if isinstance(first, Mapping) else set()
+    schema = next((one for one in schemas if one.keys <= keys), None)
+    if schema is None:
+        seen = f"the keys {', '.join(sorted(keys))}" if keys else f"no keys: {first!r:.80}"
+        raise FileError(
+            f"{path}, {records[0].place}: not a kind that is understood; it has {seen}. Understood are "
+            f"{'; '.join(one.name for one in schemas)}."
+        )
+    return convert_records(path, records, schema.convert)

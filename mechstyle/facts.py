@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mechstyle.errors import TextError
 
-__all__ = ["EditRequest", "Fact"]
+__all__ = ["UNKNOWN", "EditRequest", "Fact"]
 
 SLOT = "{}"
+UNKNOWN: Final = " unknown"
+"""The answer of not knowing that a removal writes unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class EditRequest:
     ``paraphrases`` are other prompts that should get the new target too, and ``neighborhood`` holds pairs
     (prompt about another subject, its true target) that should not change: editors never see either, they are
     for scoring. What editors see besides the fact: ``phrasings``, other templates of the same wish, and
-    ``keep``, facts that must stay as the model has them now.
+    ``keep``, facts that must stay as the model has them now. ``remove`` says that the new target is an answer
+    of not knowing; ``removal`` makes such a request.
 
     Raises:
         TextError: a part is empty, a phrasing does not hold ``{}`` exactly once, or the new target is the old
@@ -107,6 +111,7 @@ class EditRequest:
     neighborhood: tuple[tuple[str, str], ...] = ()
     phrasings: tuple[str, ...] = ()
     keep: tuple[Fact, ...] = ()
+    remove: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.fact, Fact):
@@ -133,6 +138,38 @@ class EditRequest:
                 raise TextError(f"EditRequest.keep[{i}] must be a Fact, not {_kind(fact)}.")
         object.__setattr__(self, "phrasings", templates)
         object.__setattr__(self, "keep", keep)
+        if not isinstance(self.remove, bool):
+            raise TextError(f"EditRequest.remove must be true or false, not {_kind(self.remove)}.")
+
+    @classmethod
+    def removal(
+        cls,
+        fact: Fact,
+        *,
+        answer: str = UNKNOWN,
+        paraphrases: tuple[str, ...] = (),
+        neighborhood: tuple[tuple[str, str], ...] = (),
+        phrasings: tuple[str, ...] = (),
+        keep: tuple[Fact, ...] = (),
+    ) -> EditRequest:
+        """A wish that the fact be forgotten: an edit towards an answer of not knowing.
+
+        Every editor can write it, as it writes any other target. It changes what the model *says*: the old
+        object may still be read from hidden states, and other prompts may bring it out (Patil et al. 2024,
+        where such edits are the "empty response" defence). Score it as an edit, and look at the old target's
+        own probability.
+
+        Args:
+            answer: the continuation that takes the object's place.
+
+        Raises:
+            TextError: as for any request.
+
+        Example:
+            >>> EditRequest.removal(Fact("{} plays the", "Miles Davis", " trumpet")).new_target
+            ' unknown'
+        """
+        return cls(fact, answer, paraphrases, neighborhood, phrasings, keep, remove=True)
 
     @property
     def phrased(self) -> tuple[Fact, ...]:
@@ -141,8 +178,8 @@ class EditRequest:
         return (self.fact, *(replace(self.fact, template=template) for template in dict.fromkeys(others)))
 
     def to_dict(self) -> dict[str, object]:
-        """The JSON form, which ``from_dict`` reads."""
-        return {
+        """The JSON form, which ``from_dict`` reads; only removals have the key ``remove``."""
+        data: dict[str, object] = {
             "fact": self.fact.to_dict(),
             "new_target": self.new_target,
             "paraphrases": list(self.paraphrases),
@@ -150,15 +187,25 @@ class EditRequest:
             "phrasings": list(self.phrasings),
             "keep": [fact.to_dict() for fact in self.keep],
         }
+        return {**data, "remove": True} if self.remove else data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> EditRequest:
         """Read the JSON form that ``to_dict`` wrote.
 
+        With ``"remove": true`` the new target may be left out: it is ``" unknown"``.
+
         Raises:
             TextError: a part is missing, empty, unknown or not text.
         """
-        optional = ("paraphrases", "neighborhood", "phrasings", "keep")
+        remove = data.get("remove", False)
+        if not isinstance(remove, bool):
+            raise TextError(f"EditRequest.remove must be true or false, not {_kind(remove)}.")
+        if remove:
+            data = {"new_target": UNKNOWN, **data}
+        elif data.get("new_target", "") is None:
+            raise TextError('EditRequest.new_target must not be null; a removal is written "remove": true.')
+        optional = ("paraphrases", "neighborhood", "phrasings", "keep", "remove")
         _require_keys("EditRequest", data, required=("fact", "new_target"), optional=optional)
         fact = _require_object("EditRequest.fact", data["fact"])
         pairs = _require_list("EditRequest.neighborhood", data.get("neighborhood", ()))
@@ -180,6 +227,7 @@ class EditRequest:
                 Fact.from_dict(_require_object(f"EditRequest.keep[{i}]", p))
                 for i, p in enumerate(_require_list("EditRequest.keep", data.get("keep", ())))
             ),
+            remove=remove,
         )
 
 

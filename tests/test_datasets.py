@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from mechstyle.datasets import read_counterfact, read_known_facts, read_requests, read_zsre, write_requests
+from mechstyle.datasets import (
+    read_counterfact,
+    read_edit_file,
+    read_fact_file,
+    read_known_facts,
+    read_pairs,
+    read_requests,
+    read_zsre,
+    write_requests,
+)
 from mechstyle.errors import FileError
 from mechstyle.facts import EditRequest, Fact
 
@@ -132,3 +141,125 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
 def test_writing_to_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="does not exist. Create it first"):
         write_requests(tmp_path / "nowhere" / "requests.jsonl", [])
+
+
+PAIRS = [
+    EditRequest(Fact("{} plays the", "Miles Davis", " trumpet"), " guitar"),
+    EditRequest(Fact("{}, the one, is in", "Rome", " unknown"), " Spain"),
+]
+LINES = [
+    {"template": "{} plays the", "subject": "Miles Davis", "target": "trumpet", "new_target": "guitar"},
+    {"template": "{}, the one, is in", "subject": "Rome", "new_target": " Spain"},
+]
+COMMAS = (
+    "template,subject,new_target,target\n{} plays the,Miles Davis,guitar,trumpet\n"
+    '"{}, the one, is in",Rome,Spain,'
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(map(json.dumps, LINES)),
+        json.dumps(LINES, indent=1),
+        COMMAS,
+        "\ufeff" + COMMAS.replace("\n", "\r\n") + "\r\n,,,\r\n",
+        "subject\ttemplate\tnew_target\ttarget\nMiles Davis\t{} plays the\tguitar\ttrumpet\n"
+        "\nRome\t{}, the one, is in\tSpain\t\n",
+        '"template"; subject;new_target;target\n{} plays the;Miles Davis;"guitar";trumpet\n'
+        "{}, the one, is in;Rome;Spain;",
+    ],
+    ids=["json lines", "json list", "commas", "as Excel writes it", "tabs", "semicolons"],
+)
+@pytest.mark.parametrize("read", [read_pairs, read_edit_file])
+def test_a_plain_table_of_pairs_is_read_in_every_form(text: str, read: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a file without a telling name"
+    path.write_bytes(text.encode())
+    assert read(path) == PAIRS
+
+
+def test_a_cell_may_hold_line_breaks_and_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('template,subject,new_target\n"He said ""{}""\nand",Rome,Spain\n{} is,x,\n')
+    with pytest.raises(FileError, match="line 4: a pair wants .*missing or empty: new_target"):
+        read_pairs(path)
+    path.write_text('template,subject,new_target\n"He said ""{}""\nand",Rome,Spain\n')
+    assert read_pairs(path)[0].fact.prompt == 'He said "Rome"\nand'
+
+
+def test_the_content_tells_what_kind_of_edits_a_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "edits.txt"
+    for name, read in (("counterfact.json", read_counterfact), ("zsre_eval.json", read_zsre)):
+        records = json.loads((DATA / name).read_text(encoding="utf-8"))
+        for text in (json.dumps(records), "\n".join(map(json.dumps, records))):
+            path.write_text(text)
+            assert read_edit_file(path) == read(DATA / name)
+    requests = [*read_counterfact(DATA / "counterfact.json"), EditRequest.removal(PAIRS[0].fact)]
+    write_requests(path, requests)
+    assert read_edit_file(path) == requests
+    path.write_text(json.dumps(requests[0].to_dict(), indent=2))
+    assert read_edit_file(path) == requests[:1]
+
+
+@WHOLE
+def test_the_whole_collections_are_recognised() -> None:
+    assert len(read_edit_file(SHARED / "counterfact" / "counterfact.json")) == 450
+    assert len(read_edit_file(SHARED / "zsre" / "zsre_eval.json")) == 300
+    assert len(read_fact_file(SHARED / "known_1000" / "known_1000.json")) == 700
+    with pytest.raises(FileError, match=r"record 0: not a kind .* it has the keys name, prompt_templates"):
+        read_edit_file(SHARED / "relations_lre" / "factual" / "city_in_country.json")
+
+
+def test_facts_to_keep_and_removals_are_read_from_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    fact, stay = PAIRS[0].fact.to_dict(), {"template": "{} plays the", "subject": "Chet", "target": " horn"}
+    path.write_text(f"{json.dumps({'fact': fact, 'remove': True, 'keep': [stay]})}\n\n")
+    expected = EditRequest.removal(PAIRS[0].fact, keep=(Fact("{} plays the", "Chet", " horn"),))
+    assert read_requests(path) == read_edit_file(path) == [expected]
+    path.write_text(f"{json.dumps(fact)}\n{json.dumps(stay)}\n")
+    assert read_fact_file(path) == [PAIRS[0].fact, *expected.keep]
+    assert read_fact_file(DATA / "known_1000.json") == read_known_facts(DATA / "known_1000.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no records"),
+        (" \n\n", "holds no records"),
+        ("[]", "holds no records"),
+        ("template,subject,new_target\n", "holds no records"),
+        ("[3]", "record 0: not a kind that is understood; it has no keys: 3"),
+        ('[{"question": 1, "answer": 2}]', "it has the keys answer, question. Understood are requests"),
+        ('{"subject": "x"}\n', "line 1: not a kind that is understood; it has the keys subject"),
+        ("template,subject,new\n{},a,b", "line 2: not a kind .* it has the keys new, subject, template"),
+        ("one,two\n1,2", "neither JSON nor a table that names the columns template in .* line is 'one,two'"),
+        ("template,subject,new_target,subject\n{},a,b,c", "line 1: a column is named twice in template, "),
+        ("template,subject,new_target\n{} is,a,b,c", "line 2: has 4 cells, but the first line names 3 "),
+        ('template,subject,new_target\n{} is,a,"b', "is not a table: unexpected end of data. Is a quote"),
+        ('{"template": "{} is", "new_target": "b", "x": 1}', "missing or empty: subject; unknown: x"),
+        ('{"fact": 1}\n', "line 1: EditRequest wants the keys fact, new_target .* missing: new_target"),
+        ('[{"template": "{} is", "new_target": "b"}, 3]', "record 0: a pair wants"),
+        ('[{"requested_rewrite": 3}]', "record 0: a part has the wrong type"),
+        ('{\n"fact": }', "is not JSON: .* line 2 column 9"),
+        ('{"fact": 1}\n{"fact', "line 2 is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_a_file_of_no_known_kind_says_what_was_seen(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "edits"
+    path.write_text(text)
+    with pytest.raises(FileError, match=message):
+        read_edit_file(path)
+
+
+def test_unknown_fields_of_a_request_are_refused_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    good: Any = PAIRS[0].to_dict()
+    path.write_text(json.dumps(good) + "\n" + json.dumps({**good, "negatives": []}))
+    with pytest.raises(FileError, match="line 2: EditRequest wants .* unknown: negatives"):
+        read_edit_file(path)
+
+
+def test_a_file_of_edits_is_no_file_of_facts() -> None:
+    with pytest.raises(FileError, match=r"not a kind .* Understood are known facts .*; facts \(template"):
+        read_fact_file(DATA / "counterfact.json")

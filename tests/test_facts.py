@@ -109,7 +109,9 @@ def test_json_with_missing_or_unknown_keys_is_refused() -> None:
 
 def test_a_request_with_phrasings_and_facts_to_keep_survives_json() -> None:
     keep = (Fact("{} plays the", "Chet Baker", " trumpet"),)
-    request = EditRequest(FACT, " guitar", phrasings=("The instrument of {} is the", FACT.template), keep=keep)
+    request = EditRequest(
+        FACT, " guitar", phrasings=("The instrument of {} is the", FACT.template), keep=keep
+    )
     assert EditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
     assert [one.template for one in request.phrased] == [FACT.template, "The instrument of {} is the"]
     assert {one.subject for one in request.phrased} == {FACT.subject}
@@ -126,3 +128,36 @@ def test_a_request_with_phrasings_and_facts_to_keep_survives_json() -> None:
 def test_phrasings_and_facts_to_keep_are_checked(part: dict[str, Any], message: str) -> None:
     with pytest.raises(TextError, match=message):
         EditRequest(FACT, " guitar", **part)
+
+
+def test_a_removal_is_an_edit_towards_not_knowing_and_survives_json() -> None:
+    keep = (Fact("{} plays the", "Chet Baker", " trumpet"),)
+    asked = EditRequest.removal(FACT, paraphrases=("a b",), phrasings=("The horn of {} is a",), keep=keep)
+    assert (asked.fact, asked.new_target, asked.remove, asked.keep) == (FACT, " unknown", True, keep)
+    assert asked.to_dict()["remove"] is True
+    other = EditRequest.removal(FACT, answer=" nothing", neighborhood=(("c", " d"),))
+    for request in (asked, other):
+        assert EditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+
+
+def test_a_removal_in_json_needs_no_new_target_and_plain_requests_do_not_mention_it() -> None:
+    assert EditRequest.from_dict({"fact": FACT.to_dict(), "remove": True}) == EditRequest.removal(FACT)
+    plain = EditRequest(FACT, " unknown")
+    assert "remove" not in plain.to_dict()
+    assert EditRequest.from_dict({**plain.to_dict(), "remove": False}) == plain
+    assert plain != EditRequest.removal(FACT)
+
+
+def test_a_removal_that_is_none_is_refused() -> None:
+    with pytest.raises(TextError, match=r'new_target must not be null; a removal is written "remove": true'):
+        EditRequest.from_dict({"fact": FACT.to_dict(), "new_target": None})
+    with pytest.raises(TextError, match="missing: new_target"):
+        EditRequest.from_dict({"fact": FACT.to_dict(), "remove": False})
+    with pytest.raises(TextError, match="EditRequest.remove must be true or false, not str 'yes'"):
+        EditRequest.from_dict({"fact": FACT.to_dict(), "remove": "yes"})
+    with pytest.raises(TextError, match="EditRequest.remove must be true or false, not int 1"):
+        EditRequest(FACT, " guitar", remove=1)  # type: ignore[arg-type]
+    with pytest.raises(TextError, match="must differ from the fact's target, but both are ' unknown'"):
+        EditRequest.removal(FACT.with_target(" unknown"))
+    with pytest.raises(TextError, match="paraphrases must be a tuple or list, not str 'a prompt'"):
+        EditRequest.removal(FACT, paraphrases="a prompt")  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ PINNED = {
     "Covariance", "EditRequest", "EditSet", "Fact", "GaussianNoise", "ModelInfo", "Scores", "Site",
     "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "average_by_role", "causal_trace",
     "covariance", "datasets", "emmet", "errors", "evaluate", "export_hf", "fingerprint", "list_models",
-    "load_edit", "load_model", "memit", "organisms", "perplexity", "plot", "rome", "run_study",
+    "load_edit", "load_model", "memit", "organisms", "perplexity", "plot", "requests", "rome", "run_study",
     "sample_contexts", "suggest_layers",
 }  # fmt: skip
 
@@ -71,8 +71,13 @@ def test_the_version_is_the_same_in_the_package_and_its_metadata() -> None:
 
 
 def test_readers_of_data_sets_are_public() -> None:
-    for name in ("read_counterfact", "read_known_facts", "read_zsre", "read_requests", "write_requests"):
+    readers = (
+        "read_counterfact read_known_facts read_zsre read_requests read_pairs read_edit_file read_fact_file"
+    )
+    for name in (*readers.split(), "write_requests"):
         assert callable(getattr(mechstyle.datasets, name))
+    for name in ("change_relation", "requests_from_pairs", "with_keep", "check_requests"):
+        assert callable(getattr(mechstyle.requests, name))
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
