@@ -14,7 +14,7 @@ import mechstyle
 
 PINNED = {
     "Covariance", "EditRequest", "EditSet", "Fact", "GaussianNoise", "ModelInfo", "Scores", "Site",
-    "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "average_by_role", "causal_trace",
+    "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "alphaedit", "average_by_role", "causal_trace",
     "covariance", "datasets", "emmet", "errors", "evaluate", "export_hf", "fingerprint", "list_models",
     "load_edit", "load_model", "memit", "organisms", "perplexity", "plot", "requests", "rome", "run_study",
     "sample_contexts", "suggest_layers",

@@ -12,12 +12,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechstyle.editing.covariance import Covariance, CovarianceWarning
+from mechstyle.editing.target_options import Target
 from mechstyle.errors import InputError, RangeError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel
 from mechstyle.sites import check_layer
 
-__all__ = ["checked_layers", "checked_moments", "checked_requests", "checked_ridge", "single_request"]
+__all__ = [
+    "checked_batch_size",
+    "checked_layers",
+    "checked_moments",
+    "checked_requests",
+    "checked_ridge",
+    "checked_targets",
+    "single_request",
+]
 
 
 def single_request(request: EditRequest | Sequence[EditRequest]) -> EditRequest:
@@ -61,7 +70,9 @@ def checked_requests(requests: EditRequest | Sequence[EditRequest]) -> tuple[Edi
     return given
 
 
-def checked_layers(model: HookedModel, layers: int | Sequence[int]) -> tuple[int, ...]:
+def checked_layers(
+    model: HookedModel, layers: int | Sequence[int], *, name: str = "layers"
+) -> tuple[int, ...]:
     """The layers to write, in rising order.
 
     Raises:
@@ -69,13 +80,13 @@ def checked_layers(model: HookedModel, layers: int | Sequence[int]) -> tuple[int
         RangeError: one is out of range.
     """
     listed = list(layers) if isinstance(layers, Iterable) else [layers]
-    chosen = sorted(check_layer(layer, model.cfg.n_layers, name="layers") for layer in listed)
+    chosen = sorted(check_layer(layer, model.cfg.n_layers, name=name) for layer in listed)
     if not chosen or len(set(chosen)) < len(chosen):
-        raise InputError(f"layers: expected one or more different layers, got {listed}.")
+        raise InputError(f"{name}: expected one or more different layers, got {listed}.")
     return tuple(chosen)
 
 
-def checked_ridge(ridge: float, name: str, *, zero: bool) -> float:
+def checked_ridge(ridge: float, name: str, *, zero: bool, hint: str = "") -> float:
     """A ridge of the closed form, given as the argument ``name``; ``zero`` says whether 0 is one.
 
     Raises:
@@ -84,9 +95,43 @@ def checked_ridge(ridge: float, name: str, *, zero: bool) -> float:
     number = isinstance(ridge, Real) and not isinstance(ridge, bool) and math.isfinite(ridge)
     if not number or ridge < 0 or (ridge == 0 and not zero):
         wanted = "0 or more" if zero else "above 0"
-        hint = "" if zero else "; emmet writes without a ridge"
         raise RangeError(f"{name}: expected a finite number {wanted}, got {ridge!r}{hint}.")
     return float(ridge)
+
+
+def checked_batch_size(batch_size: int | None, n_requests: int) -> int:
+    """How many requests are written at once.
+
+    Raises:
+        RangeError: it is no whole number of 1 or more.
+    """
+    if batch_size is None:
+        return n_requests
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise RangeError(f"batch_size: expected a whole number of at least 1, or None, got {batch_size!r}.")
+    return batch_size
+
+
+def checked_targets(targets: Sequence[Target] | None, n_requests: int, d_model: int) -> Sequence[Target]:
+    """Targets that were searched before, or none.
+
+    Raises:
+        InputError: not one ``Target`` of this width for each request.
+    """
+    if targets is None:
+        return ()
+    if not isinstance(targets, Sequence) or len(targets) != n_requests:
+        found = len(targets) if isinstance(targets, Sequence) else f"a {type(targets).__name__}"
+        raise InputError(f"targets: expected one for each of the {n_requests} requests, got {found}.")
+    for index, target in enumerate(targets):
+        if not isinstance(target, Target):
+            raise InputError(f"targets[{index}]: expected a Target, got a {type(target).__name__}.")
+        if tuple(target.delta.shape) != (d_model,) or not bool(torch.isfinite(target.delta).all()):
+            raise InputError(
+                f"targets[{index}]: expected {d_model} finite numbers, got shape {list(target.delta.shape)}; "
+                "search it again for this model."
+            )
+    return targets
 
 
 def checked_moments(

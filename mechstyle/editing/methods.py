@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
 
-from mechstyle.editing.covariance import Covariance
 from mechstyle.editing.edit import EditSet
-from mechstyle.editing.inputs import checked_moments, single_request
-from mechstyle.editing.keys import BARE, check_contexts, sample_contexts, subject_keys
-from mechstyle.editing.targets import TargetOptions, optimise_target
-from mechstyle.editing.weight_edit import WeightEdit
+from mechstyle.editing.inputs import checked_layers, single_request
+from mechstyle.editing.layer_solves import ClosedForm
+from mechstyle.editing.targets import Target, TargetOptions
+from mechstyle.editing.writing import Policy, Wish, write_requests
 from mechstyle.facts import EditRequest
-from mechstyle.models import (
-    HookedModel,
-    active_base,
-    edited_weights,
-    provenance,
-    require_editable,
-    require_hooked,
-    resolve_bos,
-)
-from mechstyle.sites import Site, check_layer
-from mechstyle.solve import closed_form_update
-from mechstyle.weights import parameter_value
+from mechstyle.models import HookedModel, require_hooked
 
 __all__ = ["rome"]
 
@@ -35,23 +23,28 @@ def rome(
     model: HookedModel,
     request: EditRequest | Sequence[EditRequest],
     *,
-    layer: int,
+    layer: int | Sequence[int],
     covariance: Mapping[int, Float[Tensor, "d_mlp d_mlp"]],
     contexts: Sequence[str] | None = None,
     target_options: TargetOptions | None = None,
+    targets: Sequence[Target] | None = None,
     legacy: bool = False,
     seed: int = 0,
     prepend_bos: bool | None = None,
 ) -> EditSet:
     """Compute the rank-one change of one layer's ``mlp.W_out`` that makes the model give a new target.
 
-    The whole new target counts, teacher-forced. The model is unchanged; apply the result.
+    The whole new target counts, teacher-forced. The model is unchanged; apply the result. With facts to keep
+    the change has one rank more for each.
 
     Args:
         request: one request, or a sequence of exactly one.
+        layer: to write into; several share the change between them, as in MEMIT: the target is then that of
+            the last.
         covariance: layer -> second moment of keys, as ``covariance`` returns.
         contexts: templates around the prompt, the bare ``"{}"`` among them; None samples them from the model
             by ``seed`` (twenty short runs: for many edits call ``sample_contexts`` once).
+        targets: one, as ``optimise_targets`` found it; None searches it.
         legacy: False uses the key averaged over contexts everywhere, and the optimised change as the change
             wanted at that key. True is as published: direction from the averaged key, residual and divisor
             from the bare prompt, an inconsistency that can disable a model after many edits (Gupta et al.
@@ -69,6 +62,7 @@ def rome(
     Warns:
         CovarianceWarning: the covariance was collected with another ``prepend_bos``, or under other edits.
         TargetWarning: the layer is the last one, where a change cannot reach the answer; the edit is zero.
+        KeepWarning: a fact to keep cannot be told apart from the request.
 
     Meng et al. 2022 (ROME), section 3; the consistent key is that of Gupta et al. 2024 (r-ROME).
 
@@ -78,52 +72,20 @@ def rome(
     """
     require_hooked(model)
     one = single_request(request)
-    layer = check_layer(layer, model.cfg.n_layers)
-    require_editable(model)
-    bos = resolve_bos(model, prepend_bos)
-    origin = provenance(model)
-    moment = checked_moments(
+    wish = Wish(
+        one,
+        checked_layers(model, layer, name="layer"),
         covariance,
-        [layer],
-        d_mlp=int(model.cfg.d_mlp),
-        fingerprint=str(origin["fingerprint"]),
-        prepend_bos=bos,
-        stacklevel=3,
-        edited=edited_weights(model),
-    )[layer]
-    options = TargetOptions() if target_options is None else target_options
-    chosen = sample_contexts(model, seed) if contexts is None else check_contexts(contexts)
-
-    target = optimise_target(model, one, layer=layer, contexts=chosen, options=options, prepend_bos=bos)
-    keys = subject_keys(model, one.fact, layer=layer, contexts=chosen, prepend_bos=bos).double()
-    average, bare = keys.mean(0, keepdim=True), keys[chosen.index(BARE)][None]
-    residual = target.delta.double()[None]
-    if legacy:
-        # What the bare key gives now is taken from the weights themselves, so that it then gives exactly v*.
-        site = Site(layer, "mlp")
-        weights = parameter_value(model, site.parameter).double()
-        bias = parameter_value(model, str(site.bias)).double()
-        residual = (target.output + target.delta).double() - (bare @ weights + bias)
-    update = closed_form_update(average, residual, moment.to(keys.device), read_keys=bare if legacy else None)
-
-    name = Site(layer, "key").parameter
-    settings = {
-        "method": "rome",
-        "legacy": legacy,
-        "layer": layer,
-        "active_edits": sorted(active_base(model)),
-        "seed": seed,
-        "prepend_bos": bos,
-        "contexts": list(chosen),
-        "target_options": asdict(options),
-        "losses": list(target.losses),
-        "answer_nll": list(target.answer_nll),
-        "jitter": update.jitter,
-        "covariance": dict(covariance.provenance) if isinstance(covariance, Covariance) else None,
-    }
-    return EditSet(
-        edits=(WeightEdit(name, update.left, update.right),),
-        fingerprint=str(origin["fingerprint"]),
-        provenance={**origin, "settings": settings},
-        requests=(one,),
+        contexts=contexts,
+        target_options=target_options,
+        targets=targets,
+        seed=seed,
+        prepend_bos=prepend_bos,
+    )
+    policy = Policy("rome", TargetOptions(), "mlp", ClosedForm, {"legacy": legacy}, read_bare=legacy)
+    edit = write_requests(model, wish, policy)
+    found = edit.provenance["settings"]
+    alone = {name: found[name][0] for name in ("losses", "answer_nll")}
+    return replace(
+        edit, provenance={**edit.provenance, "settings": {**found, "layer": found["layers"][-1], **alone}}
     )

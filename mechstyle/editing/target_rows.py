@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,8 @@ class TargetRows:
         bare: each request's row with the bare prompt.
         answer_row, answer_end: the states that predict answer tokens: row, and place counted from the row's
             end (1 is the last).
-        answer_id, answer_weight: the token predicted there, and its weight in the mean over contexts and
-            tokens.
+        answer_id, answer_weight: the token predicted there, and its weight in the mean over phrasings,
+            contexts and tokens.
         kl_row: each request's row whose last state the KL divergence is read at; empty when it is not used.
     """
 
@@ -97,7 +98,7 @@ def target_rows(
     kl_at_subject: bool,
     prepend_bos: bool | None,
 ) -> TargetRows:
-    """Tokenise every request in every context, and its subject's own prompt where that is used.
+    """Tokenise every request in every phrasing and context, and its subject's own prompt where that is used.
 
     Args:
         contexts: the bare ``"{}"`` among them.
@@ -113,12 +114,12 @@ def target_rows(
     states: list[tuple[int, int, int, float]] = []
     for number, request in enumerate(requests):
         bare.append(len(ids) + list(contexts).index(BARE))
-        for context in contexts:
+        for fact, context in itertools.product(request.phrased, contexts):
             one = encode_fact(
-                model, request.fact, target=request.new_target, template=context, prepend_bos=prepend_bos
+                model, fact, target=request.new_target, template=context, prepend_bos=prepend_bos
             )
             answer = one.target_ids.tolist()
-            weight = 1 / (len(contexts) * len(answer))
+            weight = 1 / (len(request.phrased) * len(contexts) * len(answer))
             # The answer's last token predicts nothing: it is not run.
             states += [(len(ids), len(answer) - place, token, weight) for place, token in enumerate(answer)]
             ids.append(one.ids[:-1])

@@ -59,7 +59,7 @@ def requests_within(model: HookedModel, rows: TargetRows, layer: int) -> int:
     )
     if resumed:
         most = min(most, _rows_recorded(model, longest, n_layers))
-    return max(1, most // (len(rows.ids) // len(rows.bare)))
+    return max(1, most // int(rows.request.bincount().max()))
 
 
 def _rows_recorded(model: HookedModel, longest: int, n_layers: int) -> int:

@@ -11,9 +11,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
-from mechstyle.editing import spread
+from mechstyle.editing import layer_solves, spread
 from mechstyle.editing.application import active_edits, apply_edits
 from mechstyle.editing.keys import subject_states
+from mechstyle.editing.layer_solves import ClosedForm
 from mechstyle.editing.spread import LayerWrite, shared_keys, write_in_layers
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import InputError, WorkError
@@ -79,8 +80,12 @@ def spread_over(model: HookedTransformer, layers: list[int], **changes: Any) -> 
         **changes,
     }
     wanted = settings.pop("wanted", None)
-    wanted = wanted_of(model, layers[-1], settings["facts"]) if wanted is None else wanted
-    return write_in_layers(model, settings.pop("facts"), wanted, layers=layers, **settings)
+    facts = settings.pop("facts")
+    wanted = wanted_of(model, layers[-1], facts) if wanted is None else wanted
+    now = subject_states(model, facts, Site(layers[-1], "resid"))[:, 0].double()
+    solve = ClosedForm(settings.pop("moments"), settings.pop("ridge"))
+    phrased = [[fact] for fact in facts]
+    return write_in_layers(model, phrased, wanted - now, layers=layers, solve=solve, **settings)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -194,7 +199,8 @@ SAME_KEY = (Fact("{} is the capital of", "Rome", " Italy"), Fact("{} is a city i
 
 def test_facts_share_a_key_when_their_prompts_begin_alike_up_to_the_subject(model: HookedTransformer) -> None:
     other = Fact("The capital {} is in", "Rome", " Italy")
-    assert shared_keys(model, [SAME_KEY[0], other, SAME_KEY[1], SAME_KEY[0]]).tolist() == [0, 1, 0, 0]
+    phrased = [[fact] for fact in (SAME_KEY[0], other, SAME_KEY[1], SAME_KEY[0])]
+    assert shared_keys(model, phrased).tolist() == [0, 1, 0, 0]
     states = subject_states(model, [*SAME_KEY, other], Site(2, "key"), contexts=CONTEXTS)
     torch.testing.assert_close(states[0], states[1], rtol=1e-12, atol=1e-12)
     assert (states[0] - states[2]).norm() > 0.1
@@ -275,7 +281,8 @@ def test_weights_and_active_edits_are_bit_for_bit_as_before_whatever_fails(
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     ledger, asked = active_edits(model), wanted_of(model, 2)
     if broken is not None:
-        calls, real = [], getattr(spread, broken)
+        place = layer_solves if broken == "closed_form_update" else spread
+        calls, real = [], getattr(place, broken)
 
         def second_call_in_layer_one_fails(*args: Any, **kwargs: Any) -> Any:
             calls.append(model.blocks[0].mlp.W_out.detach().clone())
@@ -283,7 +290,7 @@ def test_weights_and_active_edits_are_bit_for_bit_as_before_whatever_fails(
                 raise WorkError("injected")
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(spread, broken, second_call_in_layer_one_fails)
+        monkeypatch.setattr(place, broken, second_call_in_layer_one_fails)
         with pytest.raises(WorkError, match="injected"):
             spread_over(model, [0, 1, 2], wanted=asked)
     else:
