@@ -206,7 +206,7 @@ def test_documents_are_paragraphs_and_the_last_tenth_is_kept_apart(tmp_path: Pat
     path = tmp_path / "text.txt"
     path.write_text("\n\n".join(f"document {index}\nmore" for index in range(20)), encoding="utf-8")
     found = documents_for("any", path)
-    assert (len(found.texts), len(found.held_out)) == (18, 2)
+    assert (len(list(found.texts)), len(found.held_out)) == (18, 2)
     assert found.held_out[-1] == "document 19\nmore"
 
 

@@ -11,6 +11,7 @@ import typer
 from mechstyle.cli.options import (
     ORGANISM,
     Bos,
+    Cache,
     Json,
     Model,
     New,
@@ -73,6 +74,7 @@ def edit(
     n_keys: Annotated[
         int, typer.Option("--n-keys", help="Keys to measure when no covariance is given.")
     ] = 50_000,
+    cache: Cache = True,
     mom2_weight: Annotated[
         float | None,
         typer.Option("--mom2-weight", help="Of memit: how much the keys to preserve weigh; default d_mlp."),
@@ -130,7 +132,7 @@ def edit(
     with few_threads(hooked):
         if moments is None:
             moments = measured_covariance(
-                hooked, model, chosen, text=text, n_keys=n_keys, bos=prepend_bos, seed=seed
+                hooked, model, chosen, text=text, n_keys=n_keys, bos=prepend_bos, seed=seed, cache=cache
             )
         if method == Method.ROME:
             result = rome(

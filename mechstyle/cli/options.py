@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mechstyle.cli.interrupts import stopped_between
 from mechstyle.cli.output import note
 from mechstyle.errors import InputError, TextError
 from mechstyle.facts import EditRequest, Fact
@@ -42,9 +44,17 @@ Requests = Annotated[
     Path | None, typer.Option("--requests", help="A JSONL file of requests, as mechstyle.datasets writes it.")
 ]
 Text = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--text", help="Natural text (UTF-8, blank lines between documents); default: the organism's own."
+        "--text",
+        help="Natural text: a UTF-8 file (blank lines between documents), a folder of *.txt, or "
+        "hub:owner/name[:config[:split[:column]]]; default: the organism's own.",
+    ),
+]
+Cache = Annotated[
+    bool,
+    typer.Option(
+        "--cache/--no-cache", help="Look second moments up that were measured before, and keep them."
     ),
 ]
 Samples = Annotated[int, typer.Option("--samples", help="Noise draws in a trace.")]
@@ -57,6 +67,7 @@ Bos = Annotated[
 __all__ = [
     "ORGANISM",
     "Bos",
+    "Cache",
     "Json",
     "Model",
     "New",
@@ -147,17 +158,36 @@ def measured_covariance(
     name: str,
     layers: list[int],
     *,
-    text: Path | None,
+    text: str | None,
     n_keys: int,
     bos: bool | None,
     seed: int,
+    cache: bool = True,
+    checkpoint: Path | None = None,
+    progress: bool = False,
 ) -> Covariance:
-    """Second moments over a file's text, or over the texts that an embedded model was taught with."""
+    """Second moments over the text that was named, or over the texts that an embedded model was taught with.
+
+    With a checkpoint Ctrl-C is answered between two batches, after the checkpoint was written.
+
+    Args:
+        cache: look them up first, and keep what is measured.
+    """
     from mechstyle.documents import documents_for
     from mechstyle.editing.covariance import covariance
+    from mechstyle.editing.covariance_cache import cached_covariance
 
     documents = documents_for(name, text, seed=seed)
-    return covariance(model, documents.texts, layers=layers, n_keys=n_keys, prepend_bos=bos)
+    with nullcontext(documents.texts) if checkpoint is None else stopped_between(documents.texts) as texts:
+        return (cached_covariance if cache else covariance)(
+            model,
+            texts,
+            layers=layers,
+            n_keys=n_keys,
+            prepend_bos=bos,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
 
 
 def _template(prompt: str, subject: str) -> str:

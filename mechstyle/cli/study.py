@@ -11,6 +11,7 @@ import typer
 
 from mechstyle.cli.options import (
     Bos,
+    Cache,
     Json,
     New,
     Paraphrases,
@@ -24,6 +25,7 @@ from mechstyle.cli.options import (
     request_from,
 )
 from mechstyle.cli.output import emit
+from mechstyle.documents.hub import HUB
 from mechstyle.errors import FileError, InputError
 from mechstyle.facts import EditRequest
 
@@ -43,6 +45,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "prepend_bos": (bool,),
     "text": (str,),
     "n_keys": (int,),
+    "cache": (bool,),
 }
 """What a configuration file may set, beside ``requests``: a JSONL file, or a list of tables."""
 
@@ -77,6 +80,7 @@ def study(
     n_keys: Annotated[
         int | None, typer.Option("--n-keys", help="Keys in the second moments; 20 a neuron.")
     ] = None,
+    cache: Cache = True,
     prepend_bos: Bos = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every random choice; 0.")] = None,
     as_json: Json = False,
@@ -102,8 +106,9 @@ def study(
         "noise": noise,
         "window": window,
         "prepend_bos": prepend_bos,
-        "text": None if text is None else str(text),
+        "text": text,
         "n_keys": n_keys,
+        "cache": None if cache else False,
     }
     settings.update({name: value for name, value in given.items() if value is not None})
     wanted = (request,) if request is not None else _requests(settings.pop("requests", ()), config)
@@ -111,11 +116,7 @@ def study(
 
     from mechstyle.study import StudyConfig, run_study
 
-    chosen = StudyConfig(
-        out=out,
-        requests=wanted,
-        **{**settings, **({"text": Path(settings["text"])} if "text" in settings else {})},
-    )
+    chosen = StudyConfig(out=out, requests=wanted, **settings)
     report = run_study(chosen, progress=not quiet)
     summary = _summary(report)
     emit(summary, "\n".join([*summary["findings"], str(report.html)]), as_json=as_json)
@@ -140,7 +141,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             wanted = " or ".join(kind.__name__ for kind in kinds)
             raise InputError(f"--config {path}: {name} must be {wanted}, got {value!r}.")
     for name in ("text", "requests"):
-        if isinstance(settings.get(name), str):
+        if isinstance(settings.get(name), str) and not settings[name].startswith(HUB):
             settings[name] = str(path.parent / settings[name])
     return settings
 

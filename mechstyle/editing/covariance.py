@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,15 +17,26 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mechstyle.editing.moments import RunningMoments, text_chain
+from mechstyle.editing.key_stream import (
+    KeySettings,
+    TextSource,
+    documents_of,
+    require_positive,
+    require_some,
+    token_rows,
+)
+from mechstyle.editing.moments import Checkpoint, RunningMoments
 from mechstyle.editing.storage import load_tensors, save_tensors
-from mechstyle.errors import FileError, InputError, RangeError
+from mechstyle.errors import FileError
 from mechstyle.hooks import counted
-from mechstyle.models import HookedModel, edited_weights, provenance, require_hooked, resolve_bos
+from mechstyle.models import HookedModel, provenance, require_hooked
 from mechstyle.runs import capture
-from mechstyle.sites import Site, check_layer
+from mechstyle.sites import Site
+from mechstyle.solve import closed_form_update
 
-__all__ = ["Covariance", "CovarianceWarning", "covariance"]
+__all__ = ["Covariance", "CovarianceWarning", "covariance", "warn_if_few"]
+
+T = TypeVar("T")
 
 
 class CovarianceWarning(UserWarning):
@@ -63,6 +74,30 @@ class Covariance(Mapping[int, Tensor]):
         smallest, largest = float(values[0]), float(values[-1])
         return largest / smallest if smallest > 0 else float("inf")
 
+    def jitter(self, layer: int) -> float:
+        """The multiple of the identity that an edit adds before it inverts the moment; 0 when none is needed.
+
+        Raises:
+            InputError: the matrix is zero, or not positive semi-definite.
+        """
+        first = torch.eye(1, len(self[layer]), dtype=torch.float64)
+        return closed_form_update(first, torch.ones(1, 1), self[layer], form="batch").jitter
+
+    def examined(self) -> Covariance:
+        """The same moments, with each layer's condition number and jitter in ``provenance["condition"]``.
+
+        An infinite condition number becomes None there. Takes about as long as inverting each matrix.
+
+        >>> moments.examined().provenance["condition"]  # doctest: +SKIP
+        {'4': {'condition_number': 81234.5, 'jitter': 0.0}}
+        """
+        condition = {}
+        for layer in self:
+            number = self.condition_number(layer)
+            finite = number if number != float("inf") else None
+            condition[str(layer)] = {"condition_number": finite, "jitter": self.jitter(layer)}
+        return replace(self, provenance={**self.provenance, "condition": condition})
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a safetensors file with a content hash.
 
@@ -88,7 +123,7 @@ class Covariance(Mapping[int, Tensor]):
 
 def covariance(
     model: HookedModel,
-    texts: Iterable[str],
+    texts: TextSource = None,
     *,
     layers: int | Sequence[int],
     n_keys: int = 50_000,
@@ -96,29 +131,32 @@ def covariance(
     batch_size: int = 16,
     max_positions: int = 256,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 100,
+    checkpoint_every: int | None = None,
     progress: bool = False,
 ) -> Covariance:
     """Average ``k kᵀ`` over the first ``n_keys`` keys of a text stream, for all layers in one pass.
 
     A key is the MLP's activation at one token (BOS included when it is prepended; padding never). Products
-    are taken in the model's precision, fp32 at least, and summed in fp64. No more than one batch of texts is
-    held in memory.
+    are taken in the model's precision, fp32 at least, and summed in fp64. No more than one matrix a layer and
+    one batch of texts is held in memory. ``cached_covariance`` does the same work only once.
 
     Args:
-        texts: documents, read once and only as far as needed; empty ones are passed over.
+        texts: documents, read once and only as far as needed, empty ones passed over; the ``Path`` of a text
+            file (blank lines between documents) or of a folder of ``*.txt``; None takes the texts that an
+            embedded model was taught with.
         n_keys: number of key vectors; about ``10 · d_mlp`` suffice.
         prepend_bos: None means the model's default; edits should use the same.
         max_positions: tokens that are read of each document, from its beginning.
-        checkpoint: a file that is written every ``checkpoint_every`` batches and removed at the end. Where it
-            exists the work goes on from there, provided that model, active edits, settings and texts are the
-            same.
+        checkpoint: a file that is written now and then, and when the texts break off, and is removed at the
+            end. Where it exists the work goes on from there, provided that model, active edits, settings and
+            texts are the same; the result has the same bits as if nothing had happened.
+        checkpoint_every: batches between two checkpoints; None means about half a minute.
         progress: show a progress bar on the terminal.
 
     Raises:
-        InputError: no layers, texts that hold no token, or a checkpoint of other work.
+        InputError: no layers, no texts, texts that hold no token, or a checkpoint of other work.
         RangeError: a layer or number is out of range.
-        FileError: the checkpoint is damaged or cannot be written.
+        FileError: texts cannot be read; the checkpoint is damaged or cannot be written.
         ModelError: the model's keys are not finite.
 
     Warns:
@@ -128,47 +166,73 @@ def covariance(
 
     >>> moments = covariance(model, texts, layers=[4], n_keys=20_000)  # doctest: +SKIP
     """
-    if isinstance(texts, str):
-        raise InputError("texts: expected an iterable of documents, got one string; pass [text].")
     require_hooked(model)
-    chosen = _check_layers(model, layers)
-    numbers = {"n_keys": n_keys, "batch_size": batch_size, "max_positions": max_positions}
-    for name, number in {**numbers, "checkpoint_every": checkpoint_every}.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise RangeError(f"{name}: expected 1 or more, got {number}.")
-    bos, device, d_mlp = resolve_bos(model, prepend_bos), torch.device(model.cfg.device), int(model.cfg.d_mlp)
-    origin = provenance(model)
-    settings: dict[str, Any] = {
-        "layers": list(chosen),
-        "n_keys": n_keys,
-        "prepend_bos": bos,
-        "max_positions": max_positions,
-        "edited_weights": edited_weights(model),
-    }
-    identity = {**settings, "fingerprint": origin["fingerprint"]}
-    if checkpoint is not None and Path(checkpoint).exists():
-        running = RunningMoments.load(checkpoint, identity, device)
-    else:
-        running = RunningMoments.zeros(chosen, d_mlp, device)
-
-    stream = _documents(model, texts, running, n_keys, min(max_positions, model.cfg.n_ctx), bos)
+    settings = KeySettings.checked(
+        model, layers=layers, n_keys=n_keys, prepend_bos=prepend_bos, max_positions=max_positions
+    )
+    require_positive(batch_size=batch_size)
+    if checkpoint_every is not None:
+        require_positive(checkpoint_every=checkpoint_every)
+    documents = documents_of(model, texts)
+    device, d_mlp = torch.device(model.cfg.device), int(model.cfg.d_mlp)
+    kept = Checkpoint(
+        None if checkpoint is None else Path(checkpoint), settings.identity(model), checkpoint_every
+    )
+    running = kept.begin(settings.layers, d_mlp, device)
+    read = running.read
+    rows = token_rows(model, documents, settings, read_before=replace(read))
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("second moments", total=n_keys, completed=running.count)
-        for index, batch in enumerate(iter(lambda: list(islice(stream, batch_size)), []), start=1):
-            rows = [ids for _, ids in batch]
-            _add_keys(model, rows, chosen, running)
-            running.passed([text for text, _ in batch], sum(map(len, rows)))
-            bar.update(task, completed=running.count)
-            if checkpoint is not None and index % checkpoint_every == 0:
-                running.save(checkpoint, identity)
-    if running.count == 0:
-        raise InputError("texts: expected at least one document with text, got none.")
-    _warn_if_few(running.count, n_keys, d_mlp)
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    read = {"count": running.count, "n_texts": running.n_texts, "text_sha256": running.text_sha256}
-    summary = {**origin, "settings": {"method": "covariance", **settings, **read}}
-    return Covariance(running.finish(), running.count, summary)
+        task = bar.add_task("second moments", total=n_keys, completed=read.count)
+        batches = _batches(rows, batch_size, lambda: kept.keep(running))
+        for number, batch in enumerate(batches, start=1):
+            ids = [own for _, own in batch]
+            _add_keys(model, ids, settings.layers, running)
+            read.passed([text for text, _ in batch], sum(map(len, ids)))
+            bar.update(task, completed=read.count)
+            kept.after_batch(running, number)
+    require_some(read)
+    warn_if_few(read.count, n_keys, d_mlp, stacklevel=3)
+    origin = {"method": "covariance", **settings.record(model), **vars(read)}
+    found = Covariance(running.finish(), read.count, {**provenance(model), "settings": origin})
+    kept.remove()
+    return found
+
+
+def warn_if_few(count: int, n_keys: int, d_mlp: int, *, stacklevel: int) -> None:
+    """Warn where moments are not all that they should be.
+
+    Warns:
+        CovarianceWarning: the texts hold fewer keys than asked for, or too few for a matrix of full rank.
+    """
+    message = None
+    if count < d_mlp:
+        message = (
+            f"covariance: {count} keys cannot fill a matrix of rank d_mlp = {d_mlp}; a ridge will be "
+            f"needed to invert it. Give more text: about {10 * d_mlp} keys suffice."
+        )
+    elif count < n_keys:
+        message = (
+            f"covariance: the texts hold {count} keys, fewer than the n_keys = {n_keys} asked for. "
+            "Give more text, or a smaller n_keys."
+        )
+    if message is not None:
+        warnings.warn(message, CovarianceWarning, stacklevel=stacklevel)
+
+
+def _batches(rows: Iterator[T], size: int, broken_off: Callable[[], None]) -> Iterator[list[T]]:
+    """Rows in batches; ``broken_off`` is called when reading them fails or is interrupted.
+
+    Between batches the sums of all layers are of the same texts, so that they are worth keeping.
+    """
+    while True:
+        try:
+            batch = list(islice(rows, size))
+        except BaseException:
+            broken_off()
+            raise
+        if not batch:
+            return
+        yield batch
 
 
 def _add_keys(
@@ -188,56 +252,3 @@ def _add_keys(
     hooks, check = counted([(site.hook, adder(site.layer)) for site in sites])
     capture(model, tokens, [max(sites)], attention_mask=real, hooks=hooks)
     check()
-
-
-def _documents(
-    model: HookedModel, texts: Iterable[str], done: RunningMoments, n_keys: int, width: int, bos: bool
-) -> Iterator[tuple[str, Tensor]]:
-    """Each text not ``done`` with its tokens, cut to ``width``, the last so that all add up to ``n_keys``."""
-    start = [model.tokenizer.bos_token_id] if bos else []
-    left, to_skip, expected, chain = n_keys - done.count, done.n_texts, done.text_sha256, ""
-    for text in texts:
-        if not isinstance(text, str):
-            raise InputError(f"texts: expected documents as text, got {type(text).__name__}.")
-        own = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:width]
-        if not own:
-            continue
-        if to_skip:
-            to_skip, chain = to_skip - 1, text_chain(chain, text)
-            if not to_skip and chain != expected:
-                raise InputError(
-                    "texts: expected those that the checkpoint has read, got others; "
-                    "pass the same texts, or remove the checkpoint to begin again."
-                )
-            continue
-        if left == 0:
-            return
-        ids = [*start, *own][: min(width, left)]
-        left -= len(ids)
-        yield text, torch.tensor(ids, dtype=torch.long)
-        if left == 0:
-            return
-
-
-def _check_layers(model: HookedModel, layers: int | Sequence[int]) -> tuple[int, ...]:
-    listed = list(layers) if isinstance(layers, Iterable) else [layers]
-    if not listed:
-        raise InputError("layers: expected at least one layer, got none.")
-    return tuple(sorted({check_layer(layer, model.cfg.n_layers, name="layers") for layer in listed}))
-
-
-def _warn_if_few(count: int, n_keys: int, d_mlp: int) -> None:
-    if count < d_mlp:
-        warnings.warn(
-            f"covariance: {count} keys cannot fill a matrix of rank d_mlp = {d_mlp}; a ridge will be "
-            f"needed to invert it. Give more text: about {10 * d_mlp} keys suffice.",
-            CovarianceWarning,
-            stacklevel=3,
-        )
-    elif count < n_keys:
-        warnings.warn(
-            f"covariance: the texts hold {count} keys, fewer than the n_keys = {n_keys} asked for. "
-            "Give more text, or a smaller n_keys.",
-            CovarianceWarning,
-            stacklevel=3,
-        )

@@ -36,7 +36,7 @@ def save_tensors(
 
     >>> path = save_tensors("c.safetensors", "covariance", {"0": matrix}, {"count": 100})  # doctest: +SKIP
     """
-    contents = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    contents = _plain(tensors)
     text = json.dumps({"format": _FORMAT, "kind": kind, "header": header}, sort_keys=True)
     metadata = {"mechstyle": text, "sha256": _content_hash(text, contents)}
     with atomic_write(path) as part:
@@ -82,10 +82,23 @@ def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
     return tensors, header
 
 
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Dense tensors on the CPU that share no memory; those that are so already are not copied."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        if plain.untyped_storage().nbytes() != plain.nbytes or plain.data_ptr() in taken:
+            plain = plain.clone()
+        taken.add(plain.data_ptr())
+        found[name] = plain
+    return found
+
+
 def _content_hash(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

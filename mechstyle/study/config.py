@@ -24,8 +24,11 @@ class StudyConfig:
             peak of the traces, or the middle when they single out none.
         samples: noise draws a trace.
         noise: in multiples of sigma.
-        text: a file of natural text for second moments; None takes an embedded model's own texts.
+        text: natural text for second moments, as for ``mechstyle.documents.text_stream``; None takes an
+            embedded model's own texts.
         n_keys: key vectors in the second moments; None takes 20 for each neuron of the edited layer.
+        cache: take second moments that were measured before, and keep those measured now
+            (``cached_covariance``); the results are the same.
 
     Raises:
         RangeError: a number is out of range.
@@ -44,8 +47,9 @@ class StudyConfig:
     noise: float = 3.0
     window: int | None = None
     prepend_bos: bool | None = None
-    text: Path | None = None
+    text: str | Path | None = None
     n_keys: int | None = None
+    cache: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_facts", "samples", "n_keys"):

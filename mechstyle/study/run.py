@@ -16,6 +16,7 @@ from mechstyle import organisms
 from mechstyle.datasets import write_requests
 from mechstyle.documents import Documents, documents_for
 from mechstyle.editing.covariance import Covariance, covariance
+from mechstyle.editing.covariance_cache import cached_covariance
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.keys import sample_contexts
 from mechstyle.editing.methods import rome
@@ -93,10 +94,10 @@ def _study(
         stage(f"tracing {request.fact.prompt!r}")
         traces.append(_trace(model, request, config, bos, folder / _numbered("trace.nc", index)))
     choice = choose_layer(config.model, traces, given=config.layer)
-    layer = choice.layer
-    stage(f"second moments of layer {layer}")
+    stage(f"second moments of layer {choice.layer}")
     n_keys = KEYS_PER_NEURON * int(model.cfg.d_mlp) if config.n_keys is None else config.n_keys
-    moments = covariance(model, documents.texts, layers=[layer], n_keys=n_keys, prepend_bos=bos)
+    measure = cached_covariance if config.cache else covariance
+    moments = measure(model, documents.texts, layers=[choice.layer], n_keys=n_keys, prepend_bos=bos)
     contexts = sample_contexts(model, config.seed)
     edits = []
     for request in requests:
@@ -104,7 +105,7 @@ def _study(
         edit = rome(
             model,
             request,
-            layer=layer,
+            layer=choice.layer,
             covariance=moments,
             contexts=contexts,
             seed=config.seed,
@@ -126,7 +127,7 @@ def _study(
         choice=choice,
         roles=average_by_role(traces),
         scores=scores,
-        covariance=_moments_record(moments, layer, documents),
+        covariance=_moments_record(moments, choice.layer, documents),
         provenance=provenance(model, **_settings(config, bos, traces[0])),
         command=command_line(config, requests=folder / REQUESTS),
         seconds=time.monotonic() - begun,
