@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mechstyle.editing.batch_methods import alphaedit, emmet, memit
     from mechstyle.editing.covariance import Covariance, covariance
     from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
+    from mechstyle.editing.hparams import Hyperparameters, hyperparameters
+    from mechstyle.editing.finetune import finetune
+    from mechstyle.editing.finetune_options import FinetuneOptions
     from mechstyle.editing.keys import sample_contexts
     from mechstyle.editing.methods import rome
     from mechstyle.editing.target_options import TargetOptions
@@ -34,7 +37,9 @@ _HOMES = {
     "EditRequest": "facts",
     "EditSet": "editing.edit",
     "Fact": "facts",
+    "FinetuneOptions": "editing.finetune_options",
     "GaussianNoise": "tracing.corruption",
+    "Hyperparameters": "editing.hparams",
     "ModelInfo": "models",
     "Scores": "evaluation.scores",
     "Site": "sites",
@@ -49,7 +54,9 @@ _HOMES = {
     "emmet": "editing.batch_methods",
     "evaluate": "evaluation.scores",
     "export_hf": "models",
+    "finetune": "editing.finetune",
     "fingerprint": "models",
+    "hyperparameters": "editing.hparams",
     "list_models": "models",
     "load_edit": "editing.edit",
     "load_model": "models",
@@ -67,7 +74,9 @@ __all__ = [
     "EditRequest",
     "EditSet",
     "Fact",
+    "FinetuneOptions",
     "GaussianNoise",
+    "Hyperparameters",
     "ModelInfo",
     "Scores",
     "Site",
@@ -85,7 +94,9 @@ __all__ = [
     "errors",
     "evaluate",
     "export_hf",
+    "finetune",
     "fingerprint",
+    "hyperparameters",
     "list_models",
     "load_edit",
     "load_model",

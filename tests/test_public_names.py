@@ -13,11 +13,12 @@ import pytest
 import mechstyle
 
 PINNED = {
-    "Covariance", "EditRequest", "EditSet", "Fact", "GaussianNoise", "ModelInfo", "Scores", "Site",
-    "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "alphaedit", "average_by_role", "causal_trace",
-    "covariance", "datasets", "emmet", "errors", "evaluate", "export_hf", "fingerprint", "list_models",
-    "load_edit", "load_model", "memit", "organisms", "perplexity", "plot", "requests", "rome", "run_study",
-    "sample_contexts", "suggest_layers",
+    "Covariance", "EditRequest", "EditSet", "Fact", "FinetuneOptions", "GaussianNoise", "Hyperparameters",
+    "ModelInfo", "Scores", "Site", "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__",
+    "alphaedit", "average_by_role", "causal_trace", "covariance", "datasets", "emmet", "errors", "evaluate",
+    "export_hf", "finetune", "fingerprint", "hyperparameters", "list_models", "load_edit", "load_model",
+    "memit", "organisms", "perplexity", "plot", "requests", "rome", "run_study", "sample_contexts",
+    "suggest_layers",
 }  # fmt: skip
 
 SIGNATURES = {
@@ -31,10 +32,13 @@ SIGNATURES = {
     "prepend_bos",
     "emmet": "model, requests, *, layers, covariance, ridge, contexts, target_options, legacy, seed, "
     "prepend_bos",
+    "finetune": "model, requests, *, layers, parameters, options, preserve, schedule, log_all, seed, prepend_bos, "
+    "progress",
     "evaluate": "model, requests, *, edits, prepend_bos",
     "load_edit": "path",
     "Fact": "template, subject, target",
     "EditRequest": "fact, new_target, paraphrases, neighborhood",
+    "FinetuneOptions": "steps, lr, weight_decay, early_stop, norm_constraint, kl_factor, data_factor, loss, batch_size",
     "TargetOptions": "steps, lr, weight_decay, kl_factor, clamp_norm, early_stop",
 }
 
