@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from mechstyle.editing.batch_methods import alphaedit, emmet, memit
     from mechstyle.editing.covariance import Covariance, covariance
     from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
-    from mechstyle.editing.hparams import Hyperparameters, hyperparameters
     from mechstyle.editing.finetune import finetune
     from mechstyle.editing.finetune_options import FinetuneOptions
+    from mechstyle.editing.hparams import Hyperparameters, hyperparameters
     from mechstyle.editing.keys import sample_contexts
     from mechstyle.editing.methods import rome
     from mechstyle.editing.target_options import TargetOptions

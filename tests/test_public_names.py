@@ -32,13 +32,14 @@ SIGNATURES = {
     "prepend_bos",
     "emmet": "model, requests, *, layers, covariance, ridge, contexts, target_options, legacy, seed, "
     "prepend_bos",
-    "finetune": "model, requests, *, layers, parameters, options, preserve, schedule, log_all, seed, prepend_bos, "
-    "progress",
+    "finetune": "model, requests, *, layers, parameters, options, preserve, schedule, log_all, seed, "
+    "prepend_bos, progress",
     "evaluate": "model, requests, *, edits, prepend_bos",
     "load_edit": "path",
     "Fact": "template, subject, target",
     "EditRequest": "fact, new_target, paraphrases, neighborhood",
-    "FinetuneOptions": "steps, lr, weight_decay, early_stop, norm_constraint, kl_factor, data_factor, loss, batch_size",
+    "FinetuneOptions": "steps, lr, weight_decay, early_stop, norm_constraint, kl_factor, data_factor, loss, "
+    "batch_size",
     "TargetOptions": "steps, lr, weight_decay, kl_factor, clamp_norm, early_stop",
 }
 
