@@ -71,9 +71,9 @@ def memit(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no requests, two that contradict each other, a layer named twice, targets that do not
-            match the requests, or a covariance that lacks a layer, has another shape, or belongs to another
-            model.
+        InputError: no requests, two that are the same or contradict each other, a layer named twice, targets
+            that do not match the requests, or a covariance that lacks a layer, has another shape, or belongs
+            to another model.
         RangeError: a layer, ``batch_size`` or ``mom2_weight`` is out of range.
         ModelError: a processed model, or one with NaN weights.
         TextError: a prompt or context cannot be tokenised.
@@ -83,6 +83,7 @@ def memit(
         CovarianceWarning: the covariance was collected with another ``prepend_bos``, or under other edits.
         TargetWarning: the last of the layers is the model's last, where a change cannot reach the answer.
         KeepWarning: a fact to keep cannot be told apart from one that is to change.
+        SharedKeyWarning: requests that want different things share a key.
 
     Meng et al. 2023 (MEMIT), section 4.
 

@@ -16,6 +16,7 @@ from mechstyle.editing.target_options import Target
 from mechstyle.errors import InputError, RangeError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel
+from mechstyle.requests import check_requests
 from mechstyle.sites import check_layer
 
 __all__ = [
@@ -46,28 +47,12 @@ def single_request(request: EditRequest | Sequence[EditRequest]) -> EditRequest:
 
 
 def checked_requests(requests: EditRequest | Sequence[EditRequest]) -> tuple[EditRequest, ...]:
-    """The requests of an editor that writes many at once.
+    """The requests of an editor that writes many at once, as ``check_requests`` of ``mechstyle.requests``.
 
     Raises:
-        InputError: there are none, something else is among them, or two want different things of one prompt.
+        InputError: as there.
     """
-    if not isinstance(requests, (EditRequest, Iterable)):
-        raise InputError(f"requests: expected a sequence of EditRequests, got a {type(requests).__name__}.")
-    given = (requests,) if isinstance(requests, EditRequest) else tuple(requests)
-    if not given:
-        raise InputError("requests: expected at least one EditRequest, got none.")
-    seen: dict[str, tuple[int, str]] = {}
-    for index, request in enumerate(given):
-        if not isinstance(request, EditRequest):
-            raise InputError(f"requests[{index}]: expected an EditRequest, got {type(request).__name__}.")
-        prompt = request.fact.prompt
-        earlier, wanted = seen.setdefault(prompt, (index, request.new_target))
-        if wanted != request.new_target:
-            raise InputError(
-                f"requests[{index}]: wants {request.new_target!r} after {prompt!r}, but requests[{earlier}] "
-                f"wants {wanted!r} there; keep one of them."
-            )
-    return given
+    return check_requests(requests)
 
 
 def checked_layers(

@@ -12,14 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechstyle.editing.application import active_ids, apply_edits
+from mechstyle.editing.application import EditHandle, active_ids, apply_edits, put_first
 from mechstyle.editing.covariance import Covariance
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.inputs import (
     checked_batch_size,
     checked_layers,
     checked_moments,
-    checked_requests,
     checked_targets,
 )
 from mechstyle.editing.keys import BARE, check_contexts, sample_contexts
@@ -37,14 +36,19 @@ from mechstyle.models import (
     require_editable,
     resolve_bos,
 )
+from mechstyle.requests import check_requests, same_key
 
-__all__ = ["KeepWarning", "Policy", "Wish", "write_requests"]
+__all__ = ["KeepWarning", "Policy", "SharedKeyWarning", "Wish", "write_requests"]
 
 Moments = Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
 
 
 class KeepWarning(UserWarning):
     """A fact that should stay cannot be told apart from one that is to change."""
+
+
+class SharedKeyWarning(UserWarning):
+    """Requests that are written together cannot be told apart and get the mean of what they want."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +98,11 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
         InputError, RangeError, ModelError, TextError, WorkError: as ``memit``.
 
     Warns:
-        CovarianceWarning, TargetWarning, KeepWarning: as ``memit``.
+        CovarianceWarning, TargetWarning, KeepWarning, SharedKeyWarning: as ``memit``.
 
     >>> edit = write_requests(model, Wish(requests, 4, moments), policy)  # doctest: +SKIP
     """
-    given, layers = checked_requests(wish.requests), checked_layers(model, wish.layers)
+    given, layers = check_requests(wish.requests), checked_layers(model, wish.layers)
     size = checked_batch_size(wish.batch_size, len(given))
     require_editable(model)
     bos, origin, under = resolve_bos(model, wish.prepend_bos), provenance(model), active_ids(model)
@@ -118,9 +122,13 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
     contexts = check_contexts(sampled)
     weights = _context_weights(contexts, bare_is_half=policy.bare_is_half)
     keep = _kept(model, given, bos)
+    for first in range(0, len(given), size):
+        _warn_if_shared(given[first : first + size], first)
     found: list[Target] = []
     batches: list[list[LayerWrite]] = []
+    applied: list[EditHandle] = []
     with ExitStack() as undo:
+        undo.callback(lambda: put_first(model, (), instead_of=applied))
         for first in range(0, len(given), size):
             some = given[first : first + size]
             own = list(targets[first : first + size])
@@ -150,7 +158,7 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
             found += own
             batches.append(writes)
             if first + size < len(given):
-                undo.callback(apply_edits(model, [write.edit for write in writes]).undo)
+                applied.append(apply_edits(model, [write.edit for write in writes]))
     every = [write for writes in batches for write in writes]
     settings = {
         "method": policy.method,
@@ -193,6 +201,21 @@ def _kept(model: HookedModel, requests: Sequence[EditRequest], bos: bool) -> tup
                 stacklevel=4,
             )
     return apart(model, asked, phrased, prepend_bos=bos)
+
+
+def _warn_if_shared(requests: Sequence[EditRequest], first: int) -> None:
+    differing = [
+        group for group in same_key(requests) if len({requests[index].new_target for index in group}) > 1
+    ]
+    if differing:
+        one, other = (first + index for index in differing[0][:2])
+        warnings.warn(
+            f"requests: {len(differing)} group(s) begin alike up to the subject's last token and want "
+            f"different things, first requests[{one}] and requests[{other}]: the MLP sees one key there and "
+            "each gets the mean. Write them in different batches only if the last one may win.",
+            SharedKeyWarning,
+            stacklevel=4,
+        )
 
 
 def _context_weights(contexts: Sequence[str], *, bare_is_half: bool) -> list[float]:

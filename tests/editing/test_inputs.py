@@ -40,7 +40,7 @@ def moments(tiny_model: HookedTransformer) -> Covariance:
         ({"requests": None}, InputError, "requests: expected a sequence of EditRequests, got a NoneType"),
         ({"requests": FACT}, InputError, "requests: expected a sequence of EditRequests, got a Fact"),
         ({"requests": [REQUEST, FACT]}, InputError, r"requests\[1\]: expected an EditRequest, got Fact"),
-        ({"requests": "Miles"}, InputError, r"requests\[0\]: expected an EditRequest, got str"),
+        ({"requests": "Miles"}, InputError, "requests: expected a sequence of EditRequests, got a str"),
         (
             {"requests": [REQUEST, EditRequest(FACT, " piano")]},
             InputError,
@@ -125,7 +125,7 @@ def test_good_input_is_put_in_order(tiny_model: HookedTransformer) -> None:
     assert checked_layers(tiny_model, 2) == (2,)
     assert checked_layers(tiny_model, (2, 0)) == (0, 2)
     assert checked_requests(REQUEST) == (REQUEST,)
-    assert checked_requests([REQUEST, REQUEST]) == (REQUEST, REQUEST)
+    assert checked_requests([REQUEST]) == (REQUEST,)
     assert checked_ridge(0, "ridge", zero=True) == 0.0
     assert checked_ridge(3, "mom2_weight", zero=False) == 3.0
 

@@ -23,6 +23,7 @@ from mechstyle.editing.edit import EditSet, load_edit
 from mechstyle.editing.keys import memit_contexts, sample_contexts, subject_keys, subject_states
 from mechstyle.editing.methods import rome
 from mechstyle.editing.targets import TargetOptions, optimise_targets
+from mechstyle.editing.writing import SharedKeyWarning
 from mechstyle.errors import WorkError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.models import fingerprint, load_model
@@ -221,18 +222,36 @@ def test_neither_the_order_of_requests_nor_that_of_layers_matters(
     close(one, other, rtol=1e-7)
 
 
-def test_a_request_that_comes_twice_is_written_once_by_emmet_and_weighs_twice_in_memit(
+def test_requests_that_share_a_key_are_one_to_emmet_and_weigh_twice_in_memit(
     double_model: HookedTransformer, moments: Covariance
 ) -> None:
     shared: dict[str, Any] = {"covariance": moments, "contexts": CONTEXTS, "target_options": OPTIONS}
-    once = emmet(double_model, REQUESTS, layers=LAYERS, **shared)
-    twice = emmet(double_model, [*REQUESTS, REQUESTS[0]], layers=LAYERS, **shared)
-    close(twice, once, rtol=1e-7)
-    assert (settings_of(twice)["keys"], len(twice.requests)) == (3, 4)
-    assert settings_of(twice)["jitter"] == settings_of(twice)["gram_jitter"] == [0.0, 0.0]
+    fact = REQUESTS[1].fact
+    alike = [
+        EditRequest(Fact(f"{{}} is the {word} of", fact.subject, " Italy"), " France") for word in "abcd"
+    ]
+    (target,) = optimise_targets(
+        double_model, REQUESTS[1:2], layer=1, contexts=CONTEXTS, options=OPTIONS, kind="resid"
+    )
+    once = emmet(double_model, REQUESTS[1], layers=1, targets=[target], **shared)
+    four = emmet(double_model, alike, layers=1, targets=[target] * 4, **shared)
+    close(four, once, rtol=1e-7)
+    assert (settings_of(four)["keys"], len(four.requests)) == (1, 4)
+    assert settings_of(four)["jitter"] == settings_of(four)["gram_jitter"] == [0.0]
     # (ridge C + n kᵀk)⁻¹ n kᵀδ = (ridge/n C + kᵀk)⁻¹ kᵀδ
-    heavy = memit(double_model, [REQUESTS[0]] * 4, layers=1, mom2_weight=8.0, **shared)
-    close(heavy, memit(double_model, REQUESTS[0], layers=1, mom2_weight=2.0, **shared), rtol=1e-7)
+    heavy = memit(double_model, alike, layers=1, mom2_weight=8.0, targets=[target] * 4, **shared)
+    light = memit(double_model, REQUESTS[1], layers=1, mom2_weight=2.0, targets=[target], **shared)
+    close(heavy, light, rtol=1e-7)
+
+
+def test_requests_that_share_a_key_and_want_different_things_are_told(
+    double_model: HookedTransformer, moments: Covariance
+) -> None:
+    fact = Fact("{} is a city in", "Rome", " Italy")
+    shared: dict[str, Any] = {"covariance": moments, "contexts": CONTEXTS, "target_options": OPTIONS}
+    with pytest.warns(SharedKeyWarning, match=r"first requests\[1\] and requests\[3\]: the MLP sees one key"):
+        emmet(double_model, [*REQUESTS, EditRequest(fact, " Spain")], layers=1, **shared)
+    emmet(double_model, [*REQUESTS, EditRequest(fact, " Spain")], layers=1, batch_size=2, **shared)
 
 
 def test_contexts_are_sampled_by_seed_and_as_published_only_when_legacy(
