@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from mechstyle import datasets, errors, organisms, plot, requests
     from mechstyle.editing.batch_methods import alphaedit, emmet, memit
     from mechstyle.editing.covariance import Covariance, covariance
-    from mechstyle.editing.edit import EditSet, WeightEdit, load_edit
+    from mechstyle.editing.edit import EditSet, WeightEdit
     from mechstyle.editing.finetune import finetune
     from mechstyle.editing.finetune_options import FinetuneOptions
+    from mechstyle.editing.health import HealthCheck
     from mechstyle.editing.hparams import Hyperparameters, hyperparameters
     from mechstyle.editing.keys import sample_contexts
+    from mechstyle.editing.ledger import Ledger
+    from mechstyle.editing.loading import load_edit
     from mechstyle.editing.methods import rome
     from mechstyle.editing.target_options import TargetOptions
     from mechstyle.evaluation.collateral import perplexity
@@ -39,7 +42,9 @@ _HOMES = {
     "Fact": "facts",
     "FinetuneOptions": "editing.finetune_options",
     "GaussianNoise": "tracing.corruption",
+    "HealthCheck": "editing.health",
     "Hyperparameters": "editing.hparams",
+    "Ledger": "editing.ledger",
     "ModelInfo": "models",
     "Scores": "evaluation.scores",
     "Site": "sites",
@@ -58,7 +63,7 @@ _HOMES = {
     "fingerprint": "models",
     "hyperparameters": "editing.hparams",
     "list_models": "models",
-    "load_edit": "editing.edit",
+    "load_edit": "editing.loading",
     "load_model": "models",
     "memit": "editing.batch_methods",
     "perplexity": "evaluation.collateral",
@@ -76,7 +81,9 @@ __all__ = [
     "Fact",
     "FinetuneOptions",
     "GaussianNoise",
+    "HealthCheck",
     "Hyperparameters",
+    "Ledger",
     "ModelInfo",
     "Scores",
     "Site",

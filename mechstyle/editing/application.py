@@ -129,11 +129,10 @@ def put_first(
 
     >>> put_first(model, [second, first], instead_of=[first, second])  # doctest: +SKIP
     """
-    for handle in handles:
-        if not handle.active:
-            _require_fitting(model, handle.edits)
-    gone = {*handles, *instead_of}
     old = active_edits(model)
+    for handle in {*handles}.difference(old):
+        _require_fitting(model, handle.edits)
+    gone = {*handles, *instead_of}
     new = (*handles, *(handle for handle in old if handle not in gone))
     same = next(
         (place for place, (one, other) in enumerate(zip(old, new, strict=False)) if one is not other),

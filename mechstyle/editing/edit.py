@@ -20,7 +20,7 @@ from mechstyle.errors import FileError, InputError, ModelError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, fingerprint, require_editable
 
-__all__ = ["EditSet", "WeightEdit", "load_edit"]
+__all__ = ["EditSet", "WeightEdit", "load_edit", "require_own_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class EditSet:
             ModelError: another model (by fingerprint), a processed model, or parameters that do not fit.
             WorkError: the changed weights overflow the model's dtype.
         """
-        self._check_model(model)
+        require_own_model(self, model)
         return apply_edits(model, self.edits, edit_id=self.id)
 
     @contextmanager
@@ -120,14 +120,22 @@ class EditSet:
         }
         return save_tensors(path, "edit", tensors, header)
 
-    def _check_model(self, model: HookedModel) -> None:
-        require_editable(model)
-        found = fingerprint(model)
-        if found != self.fingerprint:
-            raise ModelError(
-                f"model: expected the one it was computed for (fingerprint {self.fingerprint[:12]}), "
-                f"got another ({found[:12]}); load that model, or compute the edit again for this one."
-            )
+
+def require_own_model(edit: EditSet, model: HookedModel) -> None:
+    """Make sure that a model is the one an edit was computed for, and that it can be edited.
+
+    Raises:
+        ModelError: another model (by fingerprint), or a processed one.
+
+    >>> require_own_model(edit, model)  # doctest: +SKIP
+    """
+    require_editable(model)
+    found = fingerprint(model)
+    if found != edit.fingerprint:
+        raise ModelError(
+            f"model: expected the one it was computed for (fingerprint {edit.fingerprint[:12]}), "
+            f"got another ({found[:12]}); load that model, or compute the edit again for this one."
+        )
 
 
 def load_edit(path: str | os.PathLike[str]) -> EditSet:

@@ -1,0 +1,193 @@
+"""What a ledger stands on: entries, weights and files that change together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from mechstyle.editing.application import EditHandle, active_edits, put_first
+from mechstyle.editing.edit import EditSet, require_own_model
+from mechstyle.editing.health import Health, HealthCheck, measure_health, read_canaries
+from mechstyle.editing.ledger_entries import LedgerEntry, record_of, with_stale
+from mechstyle.editing.ledger_files import LedgerDocument, LedgerFolder
+from mechstyle.errors import InputError, ModelError, WorkError
+from mechstyle.models import HookedModel, fingerprint, require_editable, require_hooked
+
+__all__ = ["LedgerBooks"]
+
+
+class _EntryHandle(EditHandle):
+    """An edit whose place in the sum is its ledger's to say."""
+
+
+class LedgerBooks:
+    """The entries of one model, in its weights and, where there is a folder, in files.
+
+    Raises:
+        ModelError: processed weights, or another ledger's edits are active in the model.
+        InputError: ``health`` is no check, or the model knows none of its facts.
+    """
+
+    def __init__(self, model: HookedModel, health: HealthCheck | None) -> None:
+        require_hooked(model)
+        require_editable(model)
+        if health is not None and not isinstance(health, HealthCheck):
+            raise InputError(f"health: expected a HealthCheck or None, got {type(health).__name__}.")
+        self.model = model
+        self._health = health
+        self._entries: tuple[LedgerEntry, ...] = ()
+        self._handles: dict[int, _EntryHandle] = {}
+        self._placed: tuple[_EntryHandle, ...] = ()
+        self._next = 1
+        self._files: LedgerFolder | None = None
+        self._open = True
+        self.require_usable()
+        self._canaries = None if health is None else read_canaries(model, health)
+
+    @property
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        """All entries by number, with what is stale now."""
+        by_hand = [handle.id for handle in active_edits(self.model) if not isinstance(handle, _EntryHandle)]
+        return with_stale(self._entries, by_hand)
+
+    def create(self, files: LedgerFolder) -> None:
+        """Keep a ledger that is empty yet in files too."""
+        self._files = files
+
+    def read(self, files: LedgerFolder, document: LedgerDocument) -> None:
+        """Take over what files hold, and switch on what is active there.
+
+        Raises:
+            FileError: an entry's file is missing, damaged or foreign.
+            ModelError: an entry belongs to another model.
+            WorkError: the weights overflow.
+        """
+        entries = tuple(
+            LedgerEntry(one.number, one.name, files.load(one), one.active, False, one.health, one.editor)
+            for one in document.records
+        )
+        for entry in entries:
+            require_own_model(entry.edit, self.model)
+        self._handles = {entry.number: self._handle(entry.edit) for entry in entries}
+        self._place(entries)
+        self._entries, self._next, self._files = entries, document.next_number, files
+
+    def add(self, edit: EditSet, name: str | None, editor: str | None) -> LedgerEntry:
+        """Switch a new entry on."""
+        self.require_usable()
+        if not isinstance(edit, EditSet):
+            raise InputError(f"edit: expected an EditSet, got {type(edit).__name__}.")
+        if name is not None and not isinstance(name, str):
+            raise InputError(f"name: expected text or None, got {type(name).__name__}.")
+        require_own_model(edit, self.model)
+        entry = LedgerEntry(self._next, name, edit, True, False, Health({}), editor)
+        self._handles[entry.number] = self._handle(edit)
+        self._change((*self._entries, entry), entry)
+        return self.entries[-1]
+
+    def switch(self, number: int, active: bool) -> None:
+        """Switch an entry on or off, in its place."""
+        entry = self.entry(number)
+        if entry.active != active:
+            changed = replace(entry, active=active)
+            self._change(tuple(changed if one is entry else one for one in self._entries), changed)
+
+    def remove(self, number: int) -> None:
+        """Forget an entry."""
+        gone = self.entry(number)
+        self._change(tuple(one for one in self._entries if one is not gone))
+
+    def close(self) -> None:
+        """Take all entries out of the weights."""
+        put_first(self.model, [], instead_of=tuple(self._handles.values()))
+        self._placed, self._open = (), False
+
+    def entry(self, number: int) -> LedgerEntry:
+        """The entry of a number.
+
+        Raises:
+            InputError: there is none.
+        """
+        for entry in self._entries:
+            if entry.number == number and not isinstance(number, bool):
+                return entry
+        known = ", ".join(str(entry.number) for entry in self._entries) or "none: the ledger is empty"
+        raise InputError(f"number: expected that of an entry ({known}), got {number!r}.")
+
+    def require_usable(self) -> None:
+        """Make sure that the weights are as this ledger left them.
+
+        Raises:
+            WorkError: it is closed, or its edits were undone by hand.
+            ModelError: another ledger's edits are active.
+        """
+        if not self._open:
+            raise WorkError("ledger: it is closed; open it again with Ledger.open.")
+        found = active_edits(self.model)
+        if any(isinstance(handle, _EntryHandle) and handle not in self._placed for handle in found):
+            raise ModelError(
+                "model: expected one without a ledger, but another ledger's edits are active in it; close "
+                "that ledger first, or undo all: for handle in active_edits(model): handle.undo()."
+            )
+        if found[: len(self._placed)] != self._placed:
+            raise WorkError(
+                "ledger: its edits are not in the model's weights as it put them there; someone undid them "
+                "by hand. Close the ledger and open it again."
+            )
+
+    def _handle(self, edit: EditSet) -> _EntryHandle:
+        return _EntryHandle(self.model, edit.edits, edit_id=edit.id)
+
+    def _change(self, entries: tuple[LedgerEntry, ...], changed: LedgerEntry | None = None) -> None:
+        """Set the entries, in the weights and in the files; on any failure all is as before.
+
+        Args:
+            changed: the one whose state is another; checked when it is active now.
+        """
+        refused = None
+        with ExitStack() as on_failure:
+            on_failure.callback(self._place, self._entries)
+            self._place(entries)
+            if changed is not None and changed.active:
+                checked = replace(changed, health=measure_health(self.model, self._health, self._canaries))
+                entries = tuple(checked if one is changed else one for one in entries)
+                refused = checked if checked.refused else None
+            if refused is None:
+                self._save(entries)
+                on_failure.pop_all()
+        if refused is not None:  # the weights are back
+            off = replace(refused, active=False)
+            self._save(tuple(off if one is refused else one for one in entries))
+            raise WorkError(
+                f"edit: refused as entry {off.number}, because {'; '.join(off.health.problems)}. The weights "
+                "are as before. Write less at a time, choose other settings, or open the ledger with a wider "
+                "HealthCheck."
+            )
+        if self._files is not None:
+            self._files.tidy([record_of(entry) for entry in self._entries])
+
+    def _place(self, entries: Sequence[LedgerEntry]) -> None:
+        """Let the weights begin with the active entries, in order."""
+        handles = tuple(self._handles[entry.number] for entry in entries if entry.active)
+        put_first(self.model, handles, instead_of=tuple(self._handles.values()))
+        self._placed = handles
+
+    def _save(self, entries: tuple[LedgerEntry, ...]) -> None:
+        """Write the files, then believe it."""
+        next_number = max(self._next, *(entry.number + 1 for entry in entries), 1)
+        known = {entry.number for entry in self._entries}
+        if self._files is not None:
+            with ExitStack() as on_failure:
+                on_failure.callback(self._files.restore, self._document(self._entries, self._next))
+                for entry in entries:
+                    if entry.number not in known:
+                        on_failure.callback(self._files.drop_edit, record_of(entry))
+                        self._files.save_edit(record_of(entry), entry.edit)
+                self._files.save(self._document(entries, next_number))
+                on_failure.pop_all()
+        self._entries, self._next = entries, next_number
+        self._handles = {entry.number: self._handles[entry.number] for entry in entries}
+
+    def _document(self, entries: Sequence[LedgerEntry], next_number: int) -> LedgerDocument:
+        return LedgerDocument(fingerprint(self.model), next_number, tuple(map(record_of, entries)))

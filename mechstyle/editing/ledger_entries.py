@@ -1,0 +1,95 @@
+"""One entry of a ledger, what it says in a table, and whether it still stands on what it was computed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from mechstyle.editing.edit import EditSet
+from mechstyle.editing.health import Health
+from mechstyle.editing.ledger_files import EntryRecord
+from mechstyle.facts import EditRequest
+
+__all__ = ["LedgerEntry", "as_frame", "record_of", "with_stale"]
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One solve in a ledger.
+
+    Args:
+        number: from 1 on; that of a removed entry is not used again.
+        active: whether the edit is in the weights.
+        stale: it was computed on top of an edit that is not active before it.
+        health: the model's when this entry was last switched on, or was to be.
+        editor: what ``Ledger.write`` called, in words; None for an edit that was given.
+    """
+
+    number: int
+    name: str | None
+    edit: EditSet
+    active: bool
+    stale: bool
+    health: Health
+    editor: str | None = None
+
+    @property
+    def requests(self) -> tuple[EditRequest, ...]:
+        """What was asked for."""
+        return self.edit.requests
+
+    @property
+    def refused(self) -> bool:
+        """The health check did not let it in; ``health.problems`` says why."""
+        return bool(self.health.problems)
+
+
+def record_of(entry: LedgerEntry) -> EntryRecord:
+    """What the ledger's file says of an entry."""
+    return EntryRecord(entry.number, entry.edit.id, entry.active, entry.name, entry.health, entry.editor)
+
+
+def with_stale(entries: Sequence[LedgerEntry], by_hand: Iterable[str]) -> tuple[LedgerEntry, ...]:
+    """Entries that know whether all they were computed on top of is active before them.
+
+    Args:
+        by_hand: ids of edits that are active outside of the ledger.
+    """
+    here, found = set(by_hand), []
+    for entry in entries:
+        found.append(replace(entry, stale=not here.issuperset(_settings(entry.edit).get("on_top_of", ()))))
+        if entry.active:
+            here.add(entry.edit.id)
+    return tuple(found)
+
+
+def as_frame(entries: Sequence[LedgerEntry]) -> pd.DataFrame:
+    """A row for each entry; figures that were not measured are NaN."""
+    columns = {
+        "number": [entry.number for entry in entries],
+        "name": [entry.name for entry in entries],
+        "method": [_settings(entry.edit).get("method") for entry in entries],
+        "requests": [len(entry.requests) for entry in entries],
+        "active": [entry.active for entry in entries],
+        "stale": [entry.stale for entry in entries],
+        "refused": [entry.refused for entry in entries],
+        "parameters": [", ".join(entry.edit.parameters) for entry in entries],
+        "delta_ratio": _figures(entry.health.delta_ratio for entry in entries),
+        "perplexity": _figures(entry.health.perplexity for entry in entries),
+        "perplexity_ratio": _figures(entry.health.perplexity_ratio for entry in entries),
+        "known": _figures(entry.health.known for entry in entries),
+        "problems": ["; ".join(entry.health.problems) for entry in entries],
+    }
+    return pd.DataFrame(columns)
+
+
+def _settings(edit: EditSet) -> Mapping[str, Any]:
+    settings = edit.provenance.get("settings")
+    return settings if isinstance(settings, Mapping) else {}
+
+
+def _figures(numbers: Iterable[float | None]) -> pd.Series[float]:
+    return pd.Series([float("nan") if number is None else number for number in numbers], dtype=float)

@@ -1,0 +1,239 @@
+"""A ledger on disk: ``ledger.json`` and one file for each entry, each replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mechstyle.editing.edit import EditSet, load_edit
+from mechstyle.editing.health import Health
+from mechstyle.errors import FileError
+from mechstyle.files import atomic_folder, atomic_write
+
+__all__ = ["EntryRecord", "LedgerDocument", "LedgerFolder"]
+
+_KIND: Final = "mechstyle ledger"
+_FORMAT: Final = 1
+_NAME: Final = "ledger.json"
+_ENTRIES: Final = "entries"
+_OWN_FILE: Final = re.compile(r"\d{4,}\.safetensors|\.\d{4,}\.safetensors\.[0-9a-f]{12}\.part")
+"""Files in the folder of entries that a ledger made, those of a broken-off write included."""
+
+
+@dataclass(frozen=True)
+class EntryRecord:
+    """What ``ledger.json`` says of one entry.
+
+    Args:
+        number: of the entry, which names its file too.
+        edit_id: ``EditSet.id``.
+        editor: what ``Ledger.write`` called, in words; None for an edit that was given.
+    """
+
+    number: int
+    edit_id: str
+    active: bool
+    name: str | None
+    health: Health
+    editor: str | None
+
+    @property
+    def file(self) -> str:
+        """Path of the entry's edit, relative to the folder."""
+        return f"{_ENTRIES}/{self.number:04d}.safetensors"
+
+
+@dataclass(frozen=True)
+class LedgerDocument:
+    """All of ``ledger.json``.
+
+    Args:
+        fingerprint: of the unedited model.
+        next_number: the next entry's.
+    """
+
+    fingerprint: str
+    next_number: int
+    records: tuple[EntryRecord, ...]
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(
+            {
+                "kind": _KIND,
+                "format": _FORMAT,
+                "fingerprint": self.fingerprint,
+                "next_number": self.next_number,
+                "entries": [
+                    {
+                        "number": record.number,
+                        "file": record.file,
+                        "id": record.edit_id,
+                        "active": record.active,
+                        "name": record.name,
+                        "editor": record.editor,
+                        "health": record.health.to_dict(),
+                    }
+                    for record in self.records
+                ],
+            },
+            ensure_ascii=False,
+            indent=1,
+            allow_nan=False,
+        )
+
+
+class LedgerFolder:
+    """The files of one ledger; it notices when someone else has changed them."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self._folder = folder
+        self._text = text
+
+    @classmethod
+    def create(cls, folder: Path, fingerprint: str) -> LedgerFolder:
+        """Make an empty ledger in a new or empty folder.
+
+        Raises:
+            FileError: the folder cannot be written.
+        """
+        text = LedgerDocument(fingerprint, 1, ()).to_json()
+        with atomic_folder(folder) as part:
+            (part / _ENTRIES).mkdir()
+            (part / _NAME).write_text(text, encoding="utf-8")
+        return cls(folder, text)
+
+    @classmethod
+    def find(cls, folder: Path) -> LedgerFolder | None:
+        """The ledger in a folder; None where there is no folder yet, or an empty one.
+
+        Raises:
+            FileError: it is a file, or holds something that is no ledger.
+        """
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return None
+        if not (folder / _NAME).is_file():
+            raise FileError(
+                f"folder: expected a ledger or a new folder, but {folder} holds no {_NAME}; name another."
+            )
+        return cls(folder, _text(folder / _NAME))
+
+    def document(self) -> LedgerDocument:
+        """What the ledger's file says.
+
+        Raises:
+            FileError: it is damaged, no ledger, or of another format.
+        """
+        path = self._folder / _NAME
+        try:
+            data = json.loads(self._text)
+        except json.JSONDecodeError as error:
+            raise FileError(
+                f"cannot read {path}: it is cut short or no JSON ({error}). Put a copy back, or load "
+                f"the files in {self._folder / _ENTRIES} one by one with load_edit."
+            ) from error
+        if not isinstance(data, dict) or data.get("kind") != _KIND:
+            raise FileError(f"cannot read {path}: expected a ledger of mechstyle, got other JSON.")
+        if data.get("format") != _FORMAT:
+            raise FileError(
+                f"cannot read {path}: expected format {_FORMAT}, got {data.get('format')!r}; "
+                "it was written by another version of mechstyle."
+            )
+        try:
+            return _document(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileError(f"cannot read {path}: its entries are incomplete ({error!r}).") from error
+
+    def load(self, record: EntryRecord) -> EditSet:
+        """Read the edit of an entry.
+
+        Raises:
+            FileError: its file is missing, damaged, or holds another edit than the ledger says.
+        """
+        path = self._folder / record.file
+        edit = load_edit(path)
+        if edit.id != record.edit_id:
+            raise FileError(
+                f"cannot use {path}: expected the edit {record.edit_id[:12]} of entry {record.number}, got "
+                f"{edit.id[:12]}; the file was replaced. Put the entry's own file back."
+            )
+        return edit
+
+    def save_edit(self, record: EntryRecord, edit: EditSet) -> None:
+        """Write the file of a new entry.
+
+        Raises:
+            FileError: it cannot be written, or another process has changed the ledger.
+        """
+        self._require_unchanged()
+        edit.save(self._folder / record.file)
+
+    def drop_edit(self, record: EntryRecord) -> None:
+        """Delete the file of an entry that did not come to be."""
+        (self._folder / record.file).unlink(missing_ok=True)
+
+    def save(self, document: LedgerDocument) -> None:
+        """Replace the ledger's file.
+
+        Raises:
+            FileError: it cannot be written, or another process has changed it.
+        """
+        self._require_unchanged()
+        self._write(document.to_json())
+
+    def restore(self, document: LedgerDocument) -> None:
+        """Bring the ledger's file back after a failure, where it was replaced."""
+        if self._text != document.to_json():
+            self._write(document.to_json())
+
+    def tidy(self, records: Sequence[EntryRecord]) -> None:
+        """Delete files of entries that are no longer there; what cannot be deleted now is left for later."""
+        listed = {record.file for record in records}
+        for path in (self._folder / _ENTRIES).iterdir():
+            if _OWN_FILE.fullmatch(path.name) and f"{_ENTRIES}/{path.name}" not in listed:
+                with suppress(OSError):
+                    path.unlink()
+
+    def _write(self, text: str) -> None:
+        with atomic_write(self._folder / _NAME) as part:
+            part.write_text(text, encoding="utf-8")
+            self._text = text
+
+    def _require_unchanged(self) -> None:
+        if _text(self._folder / _NAME) != self._text:
+            raise FileError(
+                f"cannot write {self._folder / _NAME}: it was changed since this ledger was opened. "
+                "Close the ledger and open it again."
+            )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {error}. Put the ledger's file back.") from error
+
+
+def _document(data: dict[str, Any]) -> LedgerDocument:
+    records = tuple(
+        EntryRecord(
+            number=int(one["number"]),
+            edit_id=str(one["id"]),
+            active=bool(one["active"]),
+            name=None if one["name"] is None else str(one["name"]),
+            health=Health.from_dict(one["health"]),
+            editor=None if one["editor"] is None else str(one["editor"]),
+        )
+        for one in data["entries"]
+    )
+    numbers = [record.number for record in records]
+    if numbers != sorted(set(numbers)) or (
+        numbers and not 1 <= numbers[0] <= numbers[-1] < data["next_number"]
+    ):
+        raise ValueError(f"numbers {numbers} before {data['next_number']}")
+    return LedgerDocument(str(data["fingerprint"]), int(data["next_number"]), records)
