@@ -112,7 +112,7 @@ class Checkpoint:
     settings: Mapping[str, Any]
     every: int | None = None
     _kept: int = 0
-    _written: float = field(default_factory=time.monotonic)
+    _written: float = field(default_factory=lambda: time.monotonic())
     _cost: float = 0.0
 
     def begin(self, layers: Sequence[int], d_mlp: int, device: torch.device) -> RunningMoments:
