@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mechstyle.editing.ledger import Ledger
     from mechstyle.editing.loading import load_edit
     from mechstyle.editing.methods import rome
+    from mechstyle.editing.suggest import suggest_hparams
     from mechstyle.editing.target_options import TargetOptions
     from mechstyle.evaluation.collateral import perplexity
     from mechstyle.evaluation.scores import Scores, evaluate
@@ -70,6 +71,7 @@ _HOMES = {
     "rome": "editing.methods",
     "run_study": "study",
     "sample_contexts": "editing.keys",
+    "suggest_hparams": "editing.suggest",
     "suggest_layers": "tracing.aggregate",
 }
 _MODULES = ("datasets", "errors", "organisms", "plot", "requests")
@@ -115,6 +117,7 @@ __all__ = [
     "rome",
     "run_study",
     "sample_contexts",
+    "suggest_hparams",
     "suggest_layers",
 ]
 

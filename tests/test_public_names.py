@@ -14,12 +14,11 @@ import mechstyle
 
 PINNED = {
     "Covariance", "EditRequest", "EditSet", "Fact", "FinetuneOptions", "GaussianNoise", "HealthCheck",
-    "Hyperparameters", "Ledger", "ModelInfo", "Scores", "Site", "StudyConfig", "TargetOptions",
-    "Trace", "WeightEdit", "__version__",
-    "alphaedit", "average_by_role", "causal_trace", "covariance", "datasets", "emmet", "errors", "evaluate",
-    "export_hf", "finetune", "fingerprint", "hyperparameters", "list_models", "load_edit", "load_model",
-    "memit", "organisms", "perplexity", "plot", "requests", "rome", "run_study", "sample_contexts",
-    "suggest_layers",
+    "Hyperparameters", "Ledger", "ModelInfo", "Scores", "Site", "StudyConfig", "TargetOptions", "Trace",
+    "WeightEdit", "__version__", "alphaedit", "average_by_role", "causal_trace", "covariance", "datasets",
+    "emmet", "errors", "evaluate", "export_hf", "finetune", "fingerprint", "hyperparameters", "list_models",
+    "load_edit", "load_model", "memit", "organisms", "perplexity", "plot", "requests", "rome", "run_study",
+    "sample_contexts", "suggest_hparams", "suggest_layers",
 }  # fmt: skip
 
 SIGNATURES = {
