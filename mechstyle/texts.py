@@ -64,23 +64,26 @@ def exp_mean(total: float, count: int) -> float:
 
 
 def negative_log_likelihood(
-    model: HookedModel, encoded: Sequence[Int[Tensor, " pos"]], *, batch_size: int
+    model: HookedModel, encoded: Sequence[Int[Tensor, " pos"]], *, batch_size: int, n_context: int = 0
 ) -> tuple[float, int]:
     """Sum over all tokens but each text's first, in nats, and the number of these tokens.
+
+    Args:
+        n_context: so many tokens more, at the beginning of each text, are read and not scored.
 
     Raises:
         ModelError: the sum is not a finite number.
 
     >>> total, count = negative_log_likelihood(model, encoded, batch_size=8)  # doctest: +SKIP
     """
-    total, count = 0.0, 0
+    total, count, first = 0.0, 0, n_context + 1
     for rows in length_buckets([len(ids) for ids in encoded], batch_size):
         chosen = [encoded[row] for row in rows]
         ids = pad_sequence(chosen, batch_first=True)
         mask = pad_sequence([torch.ones_like(one) for one in chosen], batch_first=True)
-        logp = answer_logprobs(logits(model, ids, attention_mask=mask), ids, 1, stop=mask.sum(-1))
+        logp = answer_logprobs(logits(model, ids, attention_mask=mask), ids, first, stop=mask.sum(-1))
         total -= float(logp.double().sum())
-        count += int(mask.sum()) - len(rows)
+        count += int(mask.sum()) - first * len(rows)
     if not math.isfinite(total):
         raise ModelError(
             f"model: the negative log-likelihood of the texts is {total}, not a finite number; look for "

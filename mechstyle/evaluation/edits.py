@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mechstyle.editing.edit import EditSet
+from mechstyle.editing.memory import MemoryEdit
 from mechstyle.errors import InputError, ModelError
 from mechstyle.models import HookedModel, require_editable
 
-__all__ = ["BosMismatchWarning", "Edits", "check_edits", "edit_record", "listed_edits"]
+__all__ = ["AnyEdit", "BosMismatchWarning", "Edits", "check_edits", "edit_record", "is_one", "listed_edits"]
 
-Edits: TypeAlias = EditSet | Sequence[EditSet]
+AnyEdit: TypeAlias = EditSet | MemoryEdit
+"""An edit of the weights, or one that leaves them alone."""
+Edits: TypeAlias = AnyEdit | Sequence[AnyEdit]
+_ONE: Final = (EditSet, MemoryEdit)
 
 
 class BosMismatchWarning(UserWarning):
     """An edit was made with one ``prepend_bos`` and is scored with another."""
 
 
-def listed_edits(edits: Edits | None, n_requests: int) -> list[EditSet]:
+def is_one(edits: Edits | None) -> bool:
+    """Whether this is one edit, for all requests.
+
+    >>> is_one(None)
+    False
+    """
+    return isinstance(edits, _ONE)
+
+
+def listed_edits(edits: Edits | None, n_requests: int) -> list[AnyEdit]:
     """The edits one by one.
 
     Raises:
@@ -30,12 +43,12 @@ def listed_edits(edits: Edits | None, n_requests: int) -> list[EditSet]:
     """
     if edits is None:
         return []
-    if isinstance(edits, EditSet):
+    if isinstance(edits, _ONE):
         return [edits]
     if isinstance(edits, str) or not isinstance(edits, Sequence):
         raise InputError(f"edits: expected an EditSet or a list of them, got {type(edits).__name__}.")
     for index, edit in enumerate(edits):
-        if not isinstance(edit, EditSet):
+        if not isinstance(edit, _ONE):
             raise InputError(f"edits[{index}]: expected an EditSet, got {type(edit).__name__}.")
     if len(edits) != n_requests:
         raise InputError(
@@ -45,7 +58,7 @@ def listed_edits(edits: Edits | None, n_requests: int) -> list[EditSet]:
     return list(edits)
 
 
-def check_edits(model: HookedModel, edits: Sequence[EditSet], fingerprint: str, *, bos: bool) -> None:
+def check_edits(model: HookedModel, edits: Sequence[AnyEdit], fingerprint: str, *, bos: bool) -> None:
     """Refuse edits of another model before anything is run, and warn of another ``prepend_bos``.
 
     Raises:
@@ -56,7 +69,7 @@ def check_edits(model: HookedModel, edits: Sequence[EditSet], fingerprint: str, 
 
     >>> check_edits(model, [edit], fingerprint(model), bos=False)  # doctest: +SKIP
     """
-    if edits:
+    if any(isinstance(edit, EditSet) for edit in edits):
         require_editable(model)
     for index, edit in enumerate(edits):
         if edit.fingerprint != fingerprint:
@@ -82,10 +95,10 @@ def edit_record(edits: Edits | None) -> dict[str, Any] | None:
     """
     if edits is None:
         return None
-    listed = [edits] if isinstance(edits, EditSet) else list(edits)
+    listed = [edits] if isinstance(edits, _ONE) else list(edits)
     settings = [dict(edit.provenance.get("settings", {})) for edit in listed]
     common = {
         key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)
     }
-    applied = "once for all requests" if isinstance(edits, EditSet) else "each for its own request"
+    applied = "once for all requests" if isinstance(edits, _ONE) else "each for its own request"
     return {"applied": applied, "number": len(listed), "settings": common}

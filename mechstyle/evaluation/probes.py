@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from mechstyle.errors import InputError, ModelError, TextError
@@ -11,7 +11,7 @@ from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel
 from mechstyle.tokens import EncodedPrompt, encode
 
-__all__ = ["KINDS", "Kind", "Probe", "encode_probes"]
+__all__ = ["KINDS", "Kind", "Probe", "encode_probes", "in_context"]
 
 Kind = Literal["rewrite", "paraphrase", "neighborhood"]
 KINDS: Final[tuple[Kind, ...]] = ("rewrite", "paraphrase", "neighborhood")
@@ -67,6 +67,27 @@ def encode_probes(
     ]
 
 
+def in_context(
+    model: HookedModel, probes: Sequence[Probe], context: str, *, prepend_bos: bool | None
+) -> list[Probe]:
+    """The same probes, asked behind a text.
+
+    Raises:
+        TextError: a prompt does not fit into the model's context there; the message names it.
+
+    >>> in_context(model, probes, "The day was long. ", prepend_bos=None)  # doctest: +SKIP
+    """
+    if not context:
+        return list(probes)
+    found = []
+    for probe in probes:
+        where = f"requests[{probe.request}], {probe.kind} prompt {probe.prompt!r} behind {context!r}"
+        targets = probe.target_new, probe.target_true
+        new, true = _both(model, where, context + probe.prompt, targets, prepend_bos)
+        found.append(replace(probe, new=new, true=true))
+    return found
+
+
 def _prompts(request: EditRequest) -> list[tuple[Kind, str, str]]:
     """Kind, prompt and true target of every prompt of a request."""
     true = request.fact.target
@@ -92,11 +113,18 @@ def _encode(
             f"{where}: its true target must differ from the new target, but both are {true!r}; "
             "choose another neighbour or another new target."
         )
+    new, other = _both(model, where, prompt, (request.new_target, true), prepend_bos)
+    return Probe(index, request.fact.subject, kind, prompt, request.new_target, true, new, other)
+
+
+def _both(
+    model: HookedModel, where: str, prompt: str, targets: tuple[str, str], prepend_bos: bool | None
+) -> tuple[EncodedPrompt, EncodedPrompt]:
+    """A prompt with each of its two targets."""
     try:
-        new_ids = encode(model, prompt, target=request.new_target, prepend_bos=prepend_bos)
-        true_ids = encode(model, prompt, target=true, prepend_bos=prepend_bos)
+        new = encode(model, prompt, target=targets[0], prepend_bos=prepend_bos)
+        return new, encode(model, prompt, target=targets[1], prepend_bos=prepend_bos)
     except ModelError:
         raise
     except InputError as error:
         raise TextError(f"{where}: {error}") from error
-    return Probe(index, request.fact.subject, kind, prompt, request.new_target, true, new_ids, true_ids)

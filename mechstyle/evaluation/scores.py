@@ -12,16 +12,16 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from mechstyle.answers import AnswerScore, require_positive, score_answers
-from mechstyle.editing.edit import EditSet
+from mechstyle.answers import AnswerScore, require_positive
 from mechstyle.errors import InputError
-from mechstyle.evaluation.edits import Edits, check_edits, edit_record, listed_edits
-from mechstyle.evaluation.generation import begins_with, continue_encoded, encode_prompts
+from mechstyle.evaluation.edits import AnyEdit, Edits, check_edits, edit_record, is_one, listed_edits
+from mechstyle.evaluation.generation import begins_with, encode_prompts
 from mechstyle.evaluation.intervals import summarise
 from mechstyle.evaluation.probes import Probe, encode_probes
+from mechstyle.evaluation.readings import Reading, read_under
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, active_base, provenance, require_hooked, resolve_bos
-from mechstyle.texts import encode_texts, exp_mean, negative_log_likelihood
+from mechstyle.texts import encode_texts, exp_mean
 
 __all__ = ["Scores", "Stage", "evaluate"]
 
@@ -131,7 +131,9 @@ def evaluate(
 
     Args:
         edits: one ``EditSet`` is applied once for all requests; a sequence holds one for each request, which
-            is applied for this request alone.
+            is applied for this request alone. So are edits beside the weights: an ``InContextEdit`` stands
+            before every prompt and text (its own words are not scored), and an ``EditCache`` answers the
+            prompts it finds, with probability 1 - epsilon; texts are no prompts, and are left to the model.
         prepend_bos: None means the model's default; it should be what the edits were made with.
         perplexity_texts: texts that have nothing to do with the edits (see ``perplexity``); with one edit a
             request, "after" is over all tokens under all edits.
@@ -144,7 +146,8 @@ def evaluate(
 
     Raises:
         InputError: no requests, or edits that do not match them; nothing was run.
-        TextError: a prompt or text cannot be tokenised as needed; nothing was run.
+        TextError: a prompt or text cannot be tokenised as needed, or is too long behind an edit's context;
+            nothing was run.
         RangeError: ``max_positions`` or ``batch_size`` is out of range.
         ModelError: an edit belongs to another model, or the model's logits are not finite.
 
@@ -163,7 +166,7 @@ def evaluate(
     probes = encode_probes(model, requests, prepend_bos=bos)
     listed = listed_edits(edits, len(requests))
     n_tokens = _room(model, probes, bos) if generate else 0
-    texts = None
+    texts = []
     if perplexity_texts is not None:
         texts = encode_texts(model, perplexity_texts, prepend_bos=bos, max_positions=max_positions)
     origin = provenance(
@@ -178,33 +181,36 @@ def evaluate(
     )
     check_edits(model, listed, str(origin["fingerprint"]), bos=bos)
 
-    def rows(stage: Stage, own: Sequence[Probe], bar: bool) -> list[dict[str, object]]:
-        answers = [one for probe in own for one in (probe.new, probe.true)]
-        scored = score_answers(model, answers, batch_size=batch_size, progress=bar)
+    shared = is_one(edits)
+
+    def reading(edit: AnyEdit | None, request: int | None = None) -> Reading:
+        own = probes if request is None else [probe for probe in probes if probe.request == request]
+        return read_under(model, edit, own, texts=texts, n_tokens=n_tokens, prepend_bos=bos)
+
+    plain = reading(None)
+    under = [reading(edit, None if shared else index) for index, edit in enumerate(listed)]
+
+    def rows(stage: Stage, asked: Reading, bar: bool) -> list[dict[str, object]]:
+        recalled = asked.recalled()
+        scored = asked.answers(recalled, batch_size=batch_size, progress=bar)
         found = [
             _row(stage, probe, new, true, reduce)
-            for probe, new, true in zip(own, scored[::2], scored[1::2], strict=True)
+            for probe, (new, true) in zip(asked.probes, scored, strict=True)
         ]
         if generate:
-            prompts = encode_prompts(model, [one.prompt for one in own], n_tokens=n_tokens, prepend_bos=bos)
-            written = continue_encoded(model, prompts, n_tokens=n_tokens, batch_size=batch_size)
-            for row, probe, text in zip(found, own, written, strict=True):
+            written = asked.completions(recalled, n_tokens=n_tokens, batch_size=batch_size)
+            for row, probe, text in zip(found, asked.probes, written, strict=True):
                 row.update(_generated(probe, text))
         return found
 
-    def nll() -> tuple[float, int]:
-        return (0.0, 0) if texts is None else negative_log_likelihood(model, texts, batch_size=batch_size)
-
-    table = rows("before", probes, progress)
-    before, after = nll(), (0.0, 0)
+    table = rows("before", plain, progress)
+    before, after = plain.nll(batch_size=batch_size), (0.0, 0)
     console = Console(stderr=True)
-    shared = isinstance(edits, EditSet)
     bar = track(listed, "editing", console=console, disable=not progress or shared, transient=True)
-    for index, edit in enumerate(bar):
+    for edit, asked in zip(bar, under, strict=True):
         with edit.applied(model):
-            own = probes if shared else [probe for probe in probes if probe.request == index]
-            table += rows("after", own, progress and shared)
-            total, count = nll()
+            table += rows("after", asked, progress and shared)
+            total, count = asked.nll(batch_size=batch_size)
             after = after[0] + total, after[1] + count
     measured: dict[Stage, tuple[float, int]] = {"before": before, "after": after}
     perplexity = {stage: exp_mean(*sums) for stage, sums in measured.items() if sums[1]}
