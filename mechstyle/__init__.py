@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from mechstyle.editing.keys import sample_contexts
     from mechstyle.editing.ledger import Ledger
     from mechstyle.editing.loading import load_edit
+    from mechstyle.editing.memory import EditCache, InContextEdit
+    from mechstyle.editing.memory_editors import edit_cache, in_context_edit
     from mechstyle.editing.methods import rome
+    from mechstyle.editing.neuron_edit import neuron_edit
+    from mechstyle.editing.neurons import KnowledgeNeurons, knowledge_neurons
     from mechstyle.editing.suggest import suggest_hparams
     from mechstyle.editing.target_options import TargetOptions
     from mechstyle.evaluation.collateral import perplexity
@@ -38,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Covariance": "editing.covariance",
+    "EditCache": "editing.memory",
     "EditRequest": "facts",
     "EditSet": "editing.edit",
     "Fact": "facts",
@@ -45,6 +50,8 @@ _HOMES = {
     "GaussianNoise": "tracing.corruption",
     "HealthCheck": "editing.health",
     "Hyperparameters": "editing.hparams",
+    "InContextEdit": "editing.memory",
+    "KnowledgeNeurons": "editing.neurons",
     "Ledger": "editing.ledger",
     "ModelInfo": "models",
     "Scores": "evaluation.scores",
@@ -57,16 +64,20 @@ _HOMES = {
     "average_by_role": "tracing.aggregate",
     "causal_trace": "tracing.causal_trace",
     "covariance": "editing.covariance",
+    "edit_cache": "editing.memory_editors",
     "emmet": "editing.batch_methods",
     "evaluate": "evaluation.scores",
     "export_hf": "models",
     "finetune": "editing.finetune",
     "fingerprint": "models",
     "hyperparameters": "editing.hparams",
+    "in_context_edit": "editing.memory_editors",
+    "knowledge_neurons": "editing.neurons",
     "list_models": "models",
     "load_edit": "editing.loading",
     "load_model": "models",
     "memit": "editing.batch_methods",
+    "neuron_edit": "editing.neuron_edit",
     "perplexity": "evaluation.collateral",
     "rome": "editing.methods",
     "run_study": "study",
@@ -78,6 +89,7 @@ _MODULES = ("datasets", "errors", "organisms", "plot", "requests")
 
 __all__ = [
     "Covariance",
+    "EditCache",
     "EditRequest",
     "EditSet",
     "Fact",
@@ -85,6 +97,8 @@ __all__ = [
     "GaussianNoise",
     "HealthCheck",
     "Hyperparameters",
+    "InContextEdit",
+    "KnowledgeNeurons",
     "Ledger",
     "ModelInfo",
     "Scores",
@@ -99,6 +113,7 @@ __all__ = [
     "causal_trace",
     "covariance",
     "datasets",
+    "edit_cache",
     "emmet",
     "errors",
     "evaluate",
@@ -106,10 +121,13 @@ __all__ = [
     "finetune",
     "fingerprint",
     "hyperparameters",
+    "in_context_edit",
+    "knowledge_neurons",
     "list_models",
     "load_edit",
     "load_model",
     "memit",
+    "neuron_edit",
     "organisms",
     "perplexity",
     "plot",

@@ -13,12 +13,13 @@ import pytest
 import mechstyle
 
 PINNED = {
-    "Covariance", "EditRequest", "EditSet", "Fact", "FinetuneOptions", "GaussianNoise", "HealthCheck",
-    "Hyperparameters", "Ledger", "ModelInfo", "Scores", "Site", "StudyConfig", "TargetOptions", "Trace",
-    "WeightEdit", "__version__", "alphaedit", "average_by_role", "causal_trace", "covariance", "datasets",
-    "emmet", "errors", "evaluate", "export_hf", "finetune", "fingerprint", "hyperparameters", "list_models",
-    "load_edit", "load_model", "memit", "organisms", "perplexity", "plot", "requests", "rome", "run_study",
-    "sample_contexts", "suggest_hparams", "suggest_layers",
+    "Covariance", "EditCache", "EditRequest", "EditSet", "Fact", "FinetuneOptions", "GaussianNoise",
+    "HealthCheck", "Hyperparameters", "InContextEdit", "KnowledgeNeurons", "Ledger", "ModelInfo", "Scores",
+    "Site", "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "alphaedit",
+    "average_by_role", "causal_trace", "covariance", "datasets", "edit_cache", "emmet", "errors", "evaluate",
+    "export_hf", "finetune", "fingerprint", "hyperparameters", "in_context_edit", "knowledge_neurons",
+    "list_models", "load_edit", "load_model", "memit", "neuron_edit", "organisms", "perplexity", "plot",
+    "requests", "rome", "run_study", "sample_contexts", "suggest_hparams", "suggest_layers",
 }  # fmt: skip
 
 SIGNATURES = {
@@ -34,6 +35,11 @@ SIGNATURES = {
     "prepend_bos",
     "finetune": "model, requests, *, layers, parameters, options, preserve, schedule, log_all, seed, "
     "prepend_bos, progress",
+    "knowledge_neurons": "model, fact, *, templates, steps, threshold, share, rule, prepend_bos, batch_size",
+    "neuron_edit": "model, requests, *, neurons, mode, old_factor, new_factor, relative, templates, steps, "
+    "threshold, share, rule, prepend_bos",
+    "edit_cache": "model, requests, *, threshold, layer, epsilon, prepend_bos",
+    "in_context_edit": "model, requests, *, template, prepend_bos",
     "evaluate": "model, requests, *, edits, prepend_bos",
     "load_edit": "path",
     "Fact": "template, subject, target",
