@@ -18,6 +18,7 @@ from mechstyle.datasets import (
 )
 from mechstyle.errors import FileError
 from mechstyle.facts import EditRequest, Fact
+from mechstyle.requests import change_relation, check_requests, with_keep
 
 DATA = Path(__file__).parent / "data" / "facts"
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "facts"
@@ -194,7 +195,8 @@ def test_the_content_tells_what_kind_of_edits_a_file_holds(tmp_path: Path) -> No
         for text in (json.dumps(records), "\n".join(map(json.dumps, records))):
             path.write_text(text)
             assert read_edit_file(path) == read(DATA / name)
-    requests = [*read_counterfact(DATA / "counterfact.json"), EditRequest.removal(PAIRS[0].fact)]
+    moved = change_relation(PAIRS[0].fact, "{} is afraid of the", remove_old=True)
+    requests = [*read_counterfact(DATA / "counterfact.json"), *moved, *with_keep(PAIRS, [moved[0].fact])]
     write_requests(path, requests)
     assert read_edit_file(path) == requests
     path.write_text(json.dumps(requests[0].to_dict(), indent=2))
@@ -203,8 +205,9 @@ def test_the_content_tells_what_kind_of_edits_a_file_holds(tmp_path: Path) -> No
 
 @WHOLE
 def test_the_whole_collections_are_recognised() -> None:
-    assert len(read_edit_file(SHARED / "counterfact" / "counterfact.json")) == 450
-    assert len(read_edit_file(SHARED / "zsre" / "zsre_eval.json")) == 300
+    # They are batches that can be written, too: no wish comes twice, and none contradicts another.
+    assert len(check_requests(read_edit_file(SHARED / "counterfact" / "counterfact.json"))) == 450
+    assert len(check_requests(read_edit_file(SHARED / "zsre" / "zsre_eval.json"))) == 300
     assert len(read_fact_file(SHARED / "known_1000" / "known_1000.json")) == 700
     with pytest.raises(FileError, match=r"record 0: not a kind .* it has the keys name, prompt_templates"):
         read_edit_file(SHARED / "relations_lre" / "factual" / "city_in_country.json")

@@ -32,13 +32,24 @@ def test_the_subject_stands_in_the_prompt_where_its_offsets_say(fact: Fact) -> N
     assert fact.prompt[end:] == after
 
 
-@given(facts(), TEXT, st.lists(TEXT, max_size=3), st.lists(st.tuples(TEXT, TEXT), max_size=3))
+TEMPLATE = facts().map(lambda fact: fact.template)
+
+
+@given(facts(), TEXT, st.lists(TEXT, max_size=3), st.lists(st.tuples(TEXT, TEXT), max_size=3),
+       st.lists(TEMPLATE, max_size=2), st.lists(facts(), max_size=2), st.booleans())  # fmt: skip
 def test_json_gives_back_the_same_fact_and_request(
-    fact: Fact, new: str, paraphrases: list[str], neighbours: list[tuple[str, str]]
+    fact: Fact,
+    new: str,
+    paraphrases: list[str],
+    neighbours: list[tuple[str, str]],
+    phrasings: list[str],
+    keep: list[Fact],
+    remove: bool,
 ) -> None:
     assert Fact.from_dict(json.loads(json.dumps(fact.to_dict()))) == fact
     if new != fact.target:
-        request = EditRequest(fact, new, tuple(paraphrases), tuple(neighbours))
+        parts = tuple(paraphrases), tuple(neighbours), tuple(phrasings), tuple(keep)
+        request = EditRequest(fact, new, *parts, remove=remove)
         assert EditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
 
 
