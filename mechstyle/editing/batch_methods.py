@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechstyle.editing.edit import EditSet
-from mechstyle.editing.inputs import checked_ridge
+from mechstyle.editing.inputs import checked_bases, checked_ridge
 from mechstyle.editing.keys import memit_contexts, sample_contexts
 from mechstyle.editing.layer_solves import ClosedForm, LayerSolve, NullSpace
 from mechstyle.editing.targets import Target, TargetOptions
 from mechstyle.editing.writing import Moments, Policy, Wish, write_requests
+from mechstyle.errors import InputError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, require_hooked
 from mechstyle.null_space import null_space
@@ -164,6 +165,7 @@ def alphaedit(
     covariance: Mapping[int, Float[Tensor, "d_mlp d_mlp"]],
     threshold: float | None = None,
     l2: float | None = None,
+    bases: Mapping[int, Float[Tensor, "d_mlp kept"]] | None = None,
     contexts: Sequence[str] | None = None,
     target_options: TargetOptions | None = None,
     targets: Sequence[Target] | None = None,
@@ -183,11 +185,13 @@ def alphaedit(
         threshold: largest eigenvalue that counts as small, as a multiple of the mean one; None is 0.2, which
             did best on ``organism-m``.
         l2: weight of the size of the change; None is a tenth of the keys' mean squared norm within that span.
+        bases: layer -> what ``null_space`` gave for its second moment, so that many calls need it but once;
+            it takes the place of ``threshold``.
         legacy: as published: contexts as in ``memit(legacy=True)``, and ``threshold`` is an absolute number
             (None: 0.02), as is ``l2`` (None: 10); what both mean then depends on the scale of the keys.
 
     Raises:
-        InputError: as ``memit``, or no eigenvalue is small enough.
+        InputError: as ``memit``, no eigenvalue is small enough, or bases that do not fit.
         RangeError, ModelError, TextError, WorkError: as ``memit``.
 
     Fang et al. 2024 (AlphaEdit), eq. 14.
@@ -199,10 +203,15 @@ def alphaedit(
     checked = checked_ridge(weight, "l2", zero=False)
     limit = (NULL_PUBLISHED if legacy else NULL_SHARE) if threshold is None else threshold
     small = checked_ridge(limit, "threshold", zero=True)
+    if bases is not None and threshold is not None:
+        raise InputError("threshold: the given bases were made with one of their own; leave it out.")
 
     def solve(moments: Moments) -> NullSpace:
-        bases = {layer: null_space(one, small, absolute=legacy) for layer, one in moments.items()}
-        return NullSpace(bases, checked, absolute=legacy or l2 is not None)
+        if bases is None:
+            found = {layer: null_space(one, small, absolute=legacy) for layer, one in moments.items()}
+        else:
+            found = checked_bases(bases, moments)
+        return NullSpace(found, checked, absolute=legacy or l2 is not None)
 
     wish = Wish(
         requests,
@@ -216,7 +225,11 @@ def alphaedit(
         prepend_bos,
         progress,
     )
-    own = {"threshold": small, "l2": checked, "l2_is_relative": l2 is None and not legacy}
+    own = {
+        "threshold": small if bases is None else None,
+        "l2": checked,
+        "l2_is_relative": l2 is None and not legacy,
+    }
     return write_requests(model, wish, _policy("alphaedit", solve, own, legacy))
 
 

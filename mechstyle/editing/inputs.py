@@ -20,6 +20,7 @@ from mechstyle.requests import check_requests
 from mechstyle.sites import check_layer
 
 __all__ = [
+    "checked_bases",
     "checked_batch_size",
     "checked_layers",
     "checked_moments",
@@ -117,6 +118,29 @@ def checked_targets(targets: Sequence[Target] | None, n_requests: int, d_model: 
                 "search it again for this model."
             )
     return targets
+
+
+def checked_bases(
+    bases: Mapping[int, Float[Tensor, "d_mlp kept"]], moments: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
+) -> dict[int, Float[Tensor, "d_mlp kept"]]:
+    """The basis of each layer's free directions, after checking that they fit the moments.
+
+    Raises:
+        InputError: one is missing, has another height, or its columns are not orthonormal.
+    """
+    absent = [layer for layer in moments if layer not in bases]
+    if absent:
+        raise InputError(f"bases: expected one for layer {absent[0]}, got layers {sorted(bases)}.")
+    for layer, moment in moments.items():
+        basis = bases[layer]
+        if basis.ndim != 2 or len(basis) != len(moment) or basis.shape[1] == 0:
+            raise InputError(
+                f"bases: expected shape [{len(moment)}, kept] at layer {layer}, got {list(basis.shape)}."
+            )
+        gram = basis.double().T @ basis.double()
+        if not bool((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().max() < 1e-6):
+            raise InputError(f"bases: the columns at layer {layer} are not orthonormal; use null_space's.")
+    return {layer: bases[layer] for layer in moments}
 
 
 def checked_moments(

@@ -17,7 +17,7 @@ from torch import Tensor
 from mechstyle.errors import FileError
 from mechstyle.files import atomic_write
 
-__all__ = ["load_tensors", "save_tensors"]
+__all__ = ["file_kind", "load_tensors", "save_tensors"]
 
 _FORMAT = 1
 
@@ -80,6 +80,21 @@ def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
         )
     header: dict[str, Any] = document["header"]
     return tensors, header
+
+
+def file_kind(path: str | os.PathLike[str]) -> str | None:
+    """What a file says it is; None when it is no file of ours. The tensors are not read.
+
+    >>> file_kind("edit.safetensors")  # doctest: +SKIP
+    'edit'
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            text = (file.metadata() or {}).get("mechstyle", "{}")
+    except (SafetensorError, OSError):
+        return None
+    kind: str | None = json.loads(text).get("kind")
+    return kind
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from mechstyle.editing.keys import sample_contexts, subject_states
 from mechstyle.editing.targets import TargetOptions, optimise_targets
 from mechstyle.errors import InputError, RangeError
 from mechstyle.models import load_model
+from mechstyle.null_space import null_space
 from mechstyle.sites import Site
 
 REQUESTS = (
@@ -141,6 +142,23 @@ def test_the_default_scales_with_the_keys_so_that_a_larger_model_is_edited_as_mu
     torch.testing.assert_close(one.delta(NAME), other.delta(NAME), rtol=1e-6, atol=1e-9)
     with pytest.raises(InputError, match="no direction is free to write into; raise the threshold"):
         written(model, {1: torch.eye(128, dtype=torch.float64)}, threshold=0.5)
+
+
+def test_bases_that_were_found_before_give_the_same_edit(
+    model: HookedTransformer, moments: dict[int, Tensor]
+) -> None:
+    bases = {1: null_space(moments[1], 1e-9)}
+    given = written(model, moments, threshold=None, bases=bases)
+    assert torch.equal(given.delta(NAME), written(model, moments).delta(NAME))
+    for wrong, message in (
+        ({2: bases[1]}, r"bases: expected one for layer 1, got layers \[2\]"),
+        ({1: bases[1][:5]}, r"bases: expected shape \[128, kept\] at layer 1, got \[5, 88\]"),
+        ({1: 2 * bases[1]}, "bases: the columns at layer 1 are not orthonormal"),
+    ):
+        with pytest.raises(InputError, match=message):
+            written(model, moments, threshold=None, bases=wrong)
+    with pytest.raises(InputError, match="threshold: the given bases were made with one of their own"):
+        written(model, moments, threshold=0.1, bases=bases)
 
 
 @pytest.mark.parametrize(
