@@ -22,7 +22,7 @@ from mechstyle.tracing.trace import Trace
 PROSE = "Miles Davis plays the trumpet. Paris is the capital of France. The day was long.\n\n"
 FACT = ["--prompt", "{} plays the", "--subject", "Miles Davis", "--target", " trumpet"]
 WRITE = ["edit", *FACT, "--new", " guitar"]
-COMMANDS = ("study", "trace", "edit", "evaluate", "covariance", "models")
+COMMANDS = ("study", "trace", "edit", "ledger", "undo", "export", "evaluate", "covariance", "models")
 
 Capture = pytest.CaptureFixture[str]
 
@@ -187,11 +187,12 @@ def test_rome_refuses_several_requests_and_names_the_methods_that_take_them(
 ) -> None:
     path, out = tmp_path / "requests.jsonl", tmp_path / "edit.safetensors"
     fact = Fact("{} plays the", "Miles Davis", " trumpet")
-    write_requests(path, [EditRequest(fact, " guitar"), EditRequest(fact, " piano")])
+    other = Fact("{} is the capital of", "Paris", " France")
+    write_requests(path, [EditRequest(fact, " guitar"), EditRequest(other, " Italy")])
     words = ["edit", "--model", str(tiny_folder), "--requests", str(path), "--out", str(out), "--layers", "1"]
     assert run(words) == 2
     said = error_line(capsys)
-    assert "ROME writes one request into one edit, and the file holds 2" in said
+    assert "rome writes one request into one edit, and the file holds 2" in said
     assert "--method memit or emmet" in said
     assert not out.exists()
 
@@ -212,7 +213,7 @@ def test_what_memit_cannot_write_is_refused_before_a_model_is_loaded(
     assert not out.exists()
 
 
-def test_rome_takes_one_layer_by_either_option(
+def test_layers_have_one_option_with_two_names(
     tiny_folder: Path, tmp_path: Path, prose: str, capsys: Capture
 ) -> None:
     words = ["edit", "--model", str(tiny_folder), *FACT, "--new", " guitar", "--text", prose, "--json"]
@@ -222,9 +223,9 @@ def test_rome_takes_one_layer_by_either_option(
         assert run([*words, option, "1"]) == 0
         said.append(json.loads(capsys.readouterr().out))
     assert said[0] == said[1]
-    assert (said[0]["method"], said[0]["layer"], said[0]["layers"]) == ("rome", 1, [1])
-    assert said[0]["relative_norm"] == said[0]["relative_norms"]["blocks.1.mlp.W_out"] > 0
-    assert said[0]["request"]["new_target"] == " guitar"
+    assert (said[0]["method"], said[0]["layers"]) == ("rome", [1])
+    assert said[0]["relative_norms"]["blocks.1.mlp.W_out"] > 0
+    assert said[0]["requests"][0]["new_target"] == " guitar"
 
 
 def test_requests_are_read_from_a_file(
@@ -285,9 +286,6 @@ def test_a_target_without_its_space_is_helped_and_noted(
         ),
         (["study", "--out", "out", "--paraphrase", "Miles plays the"], "--paraphrase belongs to a fact"),
         (["edit", "--layer", "1", "--out", "e"], "give either --requests FILE or --prompt"),
-        ([*WRITE, "--out", "e"], "give either --layer, such as --layer 4, or --layers"),
-        ([*WRITE, "--out", "e", "--layer", "1", "--layers", "1,2"], "give either --layer"),
-        ([*WRITE, "--out", "e", "--layers", "1,2"], "--layers 1,2: ROME writes into one layer"),
         (
             [*WRITE, "--out", "e", "--layers", "1,1", "--method", "memit"],
             "--layers 1,1: expected different layers",

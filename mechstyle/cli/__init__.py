@@ -12,6 +12,8 @@ import typer
 from mechstyle.cli.covariance import covariance
 from mechstyle.cli.edit import edit
 from mechstyle.cli.evaluate import evaluate
+from mechstyle.cli.export import export
+from mechstyle.cli.ledger import ledger, undo
 from mechstyle.cli.models import models
 from mechstyle.cli.output import note
 from mechstyle.cli.study import study
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (study, trace, edit, evaluate, covariance, models):
+for _command in (study, trace, edit, ledger, undo, export, evaluate, covariance, models):
     app.command(_command.__name__)(_command)
 
 

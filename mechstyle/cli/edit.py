@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated
 
 import typer
 
+from mechstyle.cli import canaries, tuning
+from mechstyle.cli.edit_order import EditOrder, carry_out
+from mechstyle.cli.methods import METHODS, Method, MethodSpec, require_own_options
 from mechstyle.cli.options import (
     ORGANISM,
     Bos,
@@ -23,188 +26,173 @@ from mechstyle.cli.options import (
     Target,
     Text,
     layers_from,
-    measured_covariance,
     request_from,
 )
-from mechstyle.cli.output import emit
 from mechstyle.errors import InputError
 
-if TYPE_CHECKING:
-    from mechstyle.editing.edit import EditSet
-    from mechstyle.models import HookedModel
-
-__all__ = ["Method", "edit"]
-
-_SHOWN: Final = 5
-"""Requests that are written out on the terminal."""
-
-
-class Method(StrEnum):
-    """How facts are written."""
-
-    ROME = "rome"
-    MEMIT = "memit"
-    EMMET = "emmet"
+__all__ = ["edit"]
 
 
 def edit(
-    out: Annotated[Path, typer.Option("--out", help="The edit, as safetensors.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The edit, as safetensors.")] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option("--ledger", help="Instead of --out: the folder of a ledger that the edit is added to."),
+    ] = None,
     method: Annotated[
         Method,
-        typer.Option(
-            "--method", help="rome writes one request; memit and emmet write all of a file at once."
-        ),
+        typer.Option("--method", help="rome writes one request at a time; the others all that there are."),
     ] = Method.ROME,
-    layer: Annotated[int | None, typer.Option("--layer", help="The layer to write into.")] = None,
     layers: Annotated[
         str | None,
-        typer.Option("--layers", help="Layers to spread memit or emmet over, with commas between: 0,1,2."),
+        typer.Option("--layers", "--layer", help="The layer to write into, or several: 0,1,2."),
     ] = None,
     model: Model = ORGANISM,
     requests: Requests = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Take the first requests of the file only.")
+    ] = None,
     prompt: Prompt = None,
     subject: Subject = None,
     target: Target = None,
     new: New = None,
-    covariance: Annotated[
-        Path | None,
-        typer.Option("--covariance", help="What mechstyle covariance wrote; measured when not given."),
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=1,
+            help="Requests that are written at once, each batch on top of those before; all. In a ledger "
+            "each batch is an entry.",
+        ),
     ] = None,
-    text: Text = None,
-    n_keys: Annotated[
-        int, typer.Option("--n-keys", help="Keys to measure when no covariance is given.")
-    ] = 50_000,
-    cache: Cache = True,
-    mom2_weight: Annotated[
-        float | None,
-        typer.Option("--mom2-weight", help="Of memit: how much the keys to preserve weigh; default d_mlp."),
-    ] = None,
-    ridge: Annotated[
-        float | None,
-        typer.Option("--ridge", help="Of emmet: 0, the default, writes each fact exactly."),
-    ] = None,
-    legacy: Annotated[
-        bool, typer.Option("--legacy", help="As published: rome's inconsistent key, the others' contexts.")
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all and show what would be written; write nothing.")
     ] = False,
+    covariance: tuning.CovarianceFile = None,
+    text: Text = None,
+    n_keys: tuning.NKeys = None,
+    cache: Cache = True,
+    legacy: tuning.Legacy = False,
+    mom2_weight: tuning.Mom2Weight = None,
+    ridge: tuning.Ridge = None,
+    threshold: tuning.Threshold = None,
+    l2: tuning.L2 = None,
+    steps: tuning.Steps = None,
+    lr: tuning.LearningRate = None,
+    weight_decay: tuning.WeightDecay = None,
+    kl_factor: tuning.KlFactor = None,
+    clamp_norm: tuning.ClampNorm = None,
+    norm_constraint: tuning.NormConstraint = None,
+    parameters: tuning.Parameters = None,
+    preserve: tuning.Preserve = None,
+    mode: tuning.Mode = None,
+    share: tuning.Share = None,
+    epsilon: tuning.Epsilon = None,
+    template: tuning.Template = None,
+    health: canaries.Health = False,
+    known_facts: canaries.KnownFacts = None,
+    max_perplexity_ratio: canaries.MaxPerplexity = None,
+    max_delta_ratio: canaries.MaxDelta = None,
+    min_known: canaries.MinKnown = None,
     prepend_bos: Bos = None,
     seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compute an edit and save it: one fact by ROME, many by MEMIT or EMMET. The model's own files stay."""
+    """Compute an edit and save it, or add it to a ledger. The model's own files stay as they are."""
     asked = request_from(prompt, subject, target, new)
     if (asked is None) == (requests is None):
         raise InputError("give either --requests FILE or --prompt, --subject, --target and --new.")
-    chosen = _chosen_layers(method, layer, layers)
-    for option, value, owner in (
-        ("--mom2-weight", mom2_weight, Method.MEMIT),
-        ("--ridge", ridge, Method.EMMET),
-    ):
-        if value is not None and method != owner:
-            raise InputError(f"{option} belongs to --method {owner}, not to --method {method}.")
-    from mechstyle.datasets import read_requests
-    from mechstyle.editing.batch_methods import emmet, memit
-    from mechstyle.editing.covariance import Covariance
-    from mechstyle.editing.inputs import checked_requests, checked_ridge
-    from mechstyle.editing.methods import rome
-    from mechstyle.models import load_model
-    from mechstyle.outputs import require_writable
-    from mechstyle.sites import check_layer
-    from mechstyle.threads import few_threads
-
-    require_writable(out)
-    found = [asked] if asked is not None else read_requests(requests) if requests is not None else []
-    if method == Method.ROME and len(found) != 1:
-        raise InputError(
-            f"--requests {requests}: ROME writes one request into one edit, and the file holds {len(found)}; "
-            "write them together by --method memit or emmet, put each into a file of its own, or let "
-            "mechstyle study edit them one by one."
+    if (out is None) == (ledger is None) and not (dry_run and out is None):
+        raise InputError("give either --out FILE, for the edit, or --ledger DIR, to add it there.")
+    given = tuning.Tuning(
+        covariance=covariance,
+        text=text,
+        n_keys=n_keys,
+        legacy=legacy or None,
+        mom2_weight=mom2_weight,
+        ridge=ridge,
+        threshold=threshold,
+        l2=l2,
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        kl_factor=kl_factor,
+        clamp_norm=clamp_norm,
+        norm_constraint=norm_constraint,
+        parameters=parameters,
+        preserve=preserve,
+        mode=mode,
+        share=share,
+        epsilon=epsilon,
+        template=template,
+    )
+    canary = canaries.Canary(
+        health=health,
+        known_facts=known_facts,
+        max_perplexity_ratio=max_perplexity_ratio,
+        max_delta_ratio=max_delta_ratio,
+        min_known=min_known,
+    )
+    spec = METHODS[method]
+    require_own_options(method, replace(given, text=None) if canary.reads_text else given)
+    _require_sense(method, spec, canary, ledger=ledger, layers=layers, batch_size=batch_size)
+    given.require_numbers(cosine=spec.layers == "allowed")
+    carry_out(
+        EditOrder(
+            method=method,
+            spec=spec,
+            model=model,
+            asked=asked,
+            file=requests,
+            limit=limit,
+            layers=None if layers is None else tuple(layers_from(layers)),
+            tuning=given,
+            batch_size=batch_size,
+            canary=canary,
+            out=out,
+            ledger=ledger,
+            dry_run=dry_run,
+            cache=cache,
+            seed=seed,
+            prepend_bos=prepend_bos,
+            as_json=as_json,
+            quiet=quiet,
         )
-    checked_requests(found)
-    if mom2_weight is not None:
-        checked_ridge(mom2_weight, "--mom2-weight", zero=False)
-    if ridge is not None:
-        checked_ridge(ridge, "--ridge", zero=True)
-    moments = None if covariance is None else Covariance.load(covariance)
-    hooked = load_model(model)
-    for one in chosen:
-        check_layer(one, hooked.cfg.n_layers, name="--layer" if layers is None else "--layers")
-    with few_threads(hooked):
-        if moments is None:
-            moments = measured_covariance(
-                hooked, model, chosen, text=text, n_keys=n_keys, bos=prepend_bos, seed=seed, cache=cache
-            )
-        if method == Method.ROME:
-            result = rome(
-                hooked,
-                found[0],
-                layer=chosen[0],
-                covariance=moments,
-                legacy=legacy,
-                seed=seed,
-                prepend_bos=prepend_bos,
-            )
-        elif method == Method.MEMIT:
-            result = memit(
-                hooked,
-                found,
-                layers=chosen,
-                covariance=moments,
-                mom2_weight=mom2_weight,
-                legacy=legacy,
-                seed=seed,
-                prepend_bos=prepend_bos,
-                progress=not quiet,
-            )
-        else:
-            result = emmet(
-                hooked,
-                found,
-                layers=chosen,
-                covariance=moments,
-                ridge=0.0 if ridge is None else ridge,
-                legacy=legacy,
-                seed=seed,
-                prepend_bos=prepend_bos,
-                progress=not quiet,
-            )
-    result.save(out)
-    summary: dict[str, Any] = {"out": str(out), "model": model, "method": str(method), "layers": chosen}
-    _report(summary, result, hooked, as_json=as_json)
+    )
 
 
-def _chosen_layers(method: Method, layer: int | None, layers: str | None) -> list[int]:
-    if (layer is None) == (layers is None):
-        raise InputError("give either --layer, such as --layer 4, or --layers, such as --layers 3,4,5.")
-    chosen = layers_from(layers) if layers is not None else [layer] if layer is not None else []
-    if method == Method.ROME and len(chosen) != 1:
+def _require_sense(
+    method: Method,
+    spec: MethodSpec,
+    canary: canaries.Canary,
+    *,
+    ledger: Path | None,
+    layers: str | None,
+    batch_size: int | None,
+) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        InputError: an option lacks the one it belongs to.
+    """
+    if ledger is not None and not spec.weights:
         raise InputError(
-            f"--layers {layers}: ROME writes into one layer; give --layer, or --method memit or emmet."
+            f"--ledger holds changes of weights, and --method {method} makes none; give --out FILE."
         )
-    if len(set(chosen)) < len(chosen):
+    if canary.given and ledger is None:
+        raise InputError(
+            "--health and its limits belong to --ledger DIR: they say whether an entry is let in."
+        )
+    if layers is not None and spec.layers == "none":
+        raise InputError(f"--layers does not belong to --method {method}, which finds its own places.")
+    if layers is not None and len(set(layers_from(layers))) < len(layers_from(layers)):
         raise InputError(f"--layers {layers}: expected different layers.")
-    return sorted(chosen)
-
-
-def _report(summary: dict[str, Any], result: EditSet, model: HookedModel, *, as_json: bool) -> None:
-    from mechstyle.weights import parameter_value
-
-    shares = {
-        name: float(result.delta(name).norm() / parameter_value(model, name).detach().double().norm().cpu())
-        for name in result.parameters
-    }
-    requests = [request.to_dict() for request in result.requests]
-    summary |= {
-        "parameters": list(result.parameters),
-        "relative_norms": shares,
-        "losses": result.provenance["settings"]["losses"],
-        "requests": requests,
-    }
-    if summary["method"] == Method.ROME:
-        (name,) = result.parameters
-        summary |= {"layer": summary["layers"][0], "relative_norm": shares[name], "request": requests[0]}
-    lines = [f"{one.fact.prompt!r} -> {one.new_target!r}" for one in result.requests[:_SHOWN]]
-    if len(result.requests) > _SHOWN:
-        lines.append(f"and {len(result.requests) - _SHOWN} more")
-    lines += [f"{name} changes by {share:.2%} of its norm" for name, share in shares.items()]
-    emit(summary, "\n".join([*lines, summary["out"]]), as_json=as_json)
+    if batch_size is not None and ledger is None and not spec.batches:
+        owners = ", ".join(other for other, row in METHODS.items() if row.batches)
+        raise InputError(
+            f"--batch-size belongs to --method {owners}, or to --ledger DIR, where each batch is an entry; "
+            f"--method {method} writes one file of all requests."
+        )
+    if batch_size not in (None, 1) and spec.one_by_one:
+        raise InputError(f"--batch-size {batch_size}: {method} writes one request at a time.")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mechstyle.cli.books import any_edit
 from mechstyle.cli.options import ORGANISM, Bos, Json, Model, Quiet, Requests, Seed
 from mechstyle.cli.output import emit
 from mechstyle.errors import InputError
 
 if TYPE_CHECKING:
-    from mechstyle.editing.edit import EditSet
+    from mechstyle.evaluation.edits import Edits
 
 __all__ = ["evaluate"]
 
@@ -46,9 +47,8 @@ def evaluate(
     paths = edit or []
     if not paths and requests is None:
         raise InputError("nothing to score: give --requests FILE, --edit FILE, or both.")
-    from mechstyle.datasets import read_requests
+    from mechstyle.datasets import read_edit_file
     from mechstyle.documents import read_documents
-    from mechstyle.editing.edit import load_edit
     from mechstyle.evaluation.scores import evaluate as score
     from mechstyle.files import atomic_write
     from mechstyle.models import load_model
@@ -57,14 +57,14 @@ def evaluate(
 
     if out is not None:
         require_writable(out)
-    loaded = [load_edit(path) for path in paths]
+    loaded = [any_edit(path) for path in paths]
     wanted = (
         [request for one in loaded for request in one.requests]
         if requests is None
-        else list(read_requests(requests))
+        else read_edit_file(requests)
     )
     texts = None if text is None else list(read_documents(text))
-    edits: EditSet | list[EditSet] | None = loaded
+    edits: Edits | None = loaded
     if len(loaded) <= 1:
         edits = loaded[0] if loaded else None
     hooked = load_model(model)

@@ -1,0 +1,61 @@
+"""Which layers and other settings an edit has where none were named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mechstyle.cli.output import note
+from mechstyle.errors import InputError
+
+if TYPE_CHECKING:
+    from mechstyle.editing.hparams import Hyperparameters
+    from mechstyle.models import HookedModel
+
+__all__ = ["default_settings", "published_settings"]
+
+
+def published_settings(model: HookedModel | str, method: str) -> Hyperparameters | None:
+    """The row of the table of hyper-parameters; None where there is none.
+
+    Example:
+        >>> published_settings("gpt2-xl", "rome").layers
+        (17,)
+    """
+    from mechstyle.editing.hparams import hyperparameters
+
+    try:
+        return hyperparameters(model, method)
+    except InputError:
+        return None
+
+
+def default_settings(model: HookedModel, name: str, method: str) -> Hyperparameters:
+    """Published settings, else the best layer of a shipped sweep, else a suggestion; with a note.
+
+    Args:
+        name: that the model was loaded by.
+        method: what its rows in the table are called.
+
+    Raises:
+        InputError: there are none.
+    """
+    from mechstyle.editing.hparams import Hyperparameters
+    from mechstyle.editing.suggest import suggest_hparams
+    from mechstyle.study.layer import shipped_sweep
+
+    found, sweep = published_settings(model, method), shipped_sweep(name)
+    if found is None and sweep is not None:
+        best = sweep.loc[sweep["score"].idxmax()]
+        source = f"the sweep that ships with {name}, with a score of {best['score']:.2f}"
+        found = Hyperparameters(model=name, method=method, layers=(int(best["layer"]),), source=source)
+    if found is None:
+        try:
+            found = suggest_hparams(model, method).hyperparameters
+        except InputError as error:
+            raise InputError(
+                f"--layers missing: name them, such as --layers 4; there are no published ones of {method} "
+                f"for {name}, and none can be suggested."
+            ) from error
+    named = ",".join(map(str, found.layers))
+    note(f"--layers {named} and other settings that were not given: {found.source}.")
+    return found

@@ -1,0 +1,136 @@
+"""What an edit will change and how large its file will be, told before it is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from mechstyle.cli.tuning import Tuning
+
+if TYPE_CHECKING:
+    from mechstyle.facts import EditRequest
+    from mechstyle.models import HookedModel
+
+__all__ = ["Extent", "Size", "beside_the_weights", "dense", "low_rank", "trained", "unknown"]
+
+_NUMBER: Final = 8
+"""Bytes of a number in a file of an edit."""
+_SETTINGS: Final = 4_000
+"""Bytes of settings, contexts and versions in a file of an edit, about."""
+_LOSSES: Final = 40
+"""Bytes of what is noted of each step of a search."""
+_STEPS: Final = 25
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What an edit changes.
+
+    Args:
+        parameters: name -> shape.
+        n_bytes: of its file, about; None when nobody can tell before it is computed.
+        remark: what there is to say about it.
+    """
+
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    n_bytes: int | None = None
+    remark: str = ""
+
+
+Size: TypeAlias = "Callable[[HookedModel, Tuning, Sequence[int], Sequence[EditRequest], bool | None], Extent]"
+
+
+def low_rank(
+    model: HookedModel,
+    tuning: Tuning,
+    layers: Sequence[int],
+    requests: Sequence[EditRequest],
+    prepend_bos: bool | None,
+) -> Extent:
+    """Of a closed form: in each layer a factor, a row and a key for each different key."""
+    from mechstyle.editing.spread import apart, shared_keys
+    from mechstyle.models import parameter_value, resolve_bos
+    from mechstyle.sites import Site
+
+    bos = resolve_bos(model, prepend_bos)
+    phrased = [request.phrased for request in requests]
+    stay = tuple(dict.fromkeys(fact for request in requests for fact in request.keep))
+    rank = int(shared_keys(model, phrased, prepend_bos=bos).max()) + 1
+    rank += len(apart(model, stay, phrased, prepend_bos=bos))
+    names = [Site(layer, "mlp").parameter for layer in layers]
+    shapes = {name: tuple(parameter_value(model, name).shape) for name in names}
+    numbers = sum(rank * (2 * d_in + d_out) for d_in, d_out in shapes.values())
+    steps = _STEPS if tuning.steps is None else tuning.steps
+    return Extent(shapes, numbers * _NUMBER + _header(requests) + len(requests) * steps * _LOSSES)
+
+
+def dense(
+    model: HookedModel,
+    tuning: Tuning,
+    layers: Sequence[int],
+    requests: Sequence[EditRequest],
+    prepend_bos: bool | None,
+) -> Extent:
+    """Of fine-tuning: whole parameters."""
+    from mechstyle.models import parameter
+
+    shapes = {
+        f"blocks.{layer}.{kind}": tuple(parameter(model, f"blocks.{layer}.{kind}").shape)
+        for kind in trained(tuning)
+        for layer in layers
+    }
+    numbers = 0
+    for shape in shapes.values():
+        rows, columns = _rows(shape), shape[-1]
+        numbers += rows * columns + min(rows, columns) ** 2
+    return Extent(shapes, numbers * _NUMBER + _header(requests))
+
+
+def unknown(
+    model: HookedModel,
+    tuning: Tuning,
+    layers: Sequence[int],
+    requests: Sequence[EditRequest],
+    prepend_bos: bool | None,
+) -> Extent:
+    """Of knowledge neurons: nobody knows before they are found."""
+    return Extent(remark="rows of mlp.W_out, in the layers where the neurons of the facts are found")
+
+
+def beside_the_weights(
+    model: HookedModel,
+    tuning: Tuning,
+    layers: Sequence[int],
+    requests: Sequence[EditRequest],
+    prepend_bos: bool | None,
+) -> Extent:
+    """Of a memory: requests, and a state for each phrasing where prompts are compared at a layer."""
+    states = sum(len(request.phrased) for request in requests) * len(layers) * int(model.cfg.d_model)
+    return Extent(
+        n_bytes=states * _NUMBER + 2 * _header(requests),
+        remark="nothing in the weights; they stay as they are",
+    )
+
+
+def trained(tuning: Tuning) -> tuple[str, ...]:
+    """The parameters of each layer that fine-tuning changes.
+
+    Example:
+        >>> trained(Tuning(parameters="mlp.W_in,mlp.W_out"))
+        ('mlp.W_in', 'mlp.W_out')
+    """
+    names = "mlp.W_out" if tuning.parameters is None else tuning.parameters
+    return tuple(name.strip() for name in names.split(","))
+
+
+def _rows(shape: Sequence[int]) -> int:
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return rows
+
+
+def _header(requests: Sequence[EditRequest]) -> int:
+    return _SETTINGS + sum(len(json.dumps(request.to_dict())) for request in requests)
