@@ -70,8 +70,11 @@ class LedgerBooks:
         for entry in entries:
             require_own_model(entry.edit, self.model)
         self._handles = {entry.number: self._handle(entry.edit) for entry in entries}
-        self._place(entries)
-        self._entries, self._next, self._files = entries, document.next_number, files
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            self._place(entries)
+            self._entries, self._next, self._files = entries, document.next_number, files
+            on_failure.pop_all()
 
     def add(self, edit: EditSet, name: str | None, editor: str | None) -> LedgerEntry:
         """Switch a new entry on."""
