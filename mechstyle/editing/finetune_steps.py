@@ -198,11 +198,16 @@ class _Training:
 
 
 def _constrain(leaf: Tensor, base: Tensor, largest: float) -> None:
-    """Put each weight back to within ``largest`` of what it was, in spite of rounding."""
+    """Put each weight back to within ``largest`` of what it was, not a rounding error beyond."""
+    exact = base.double()
+
+    def bound(distance: float) -> Tensor:
+        found = (exact + distance).to(base.dtype)
+        beyond = (found.double() - exact).abs() > largest
+        return torch.where(beyond, torch.nextafter(found, base), found)
+
     with torch.no_grad():
-        leaf.copy_(torch.minimum(torch.maximum(leaf, base - largest), base + largest))
-        beyond = (leaf.double() - base.double()).abs() > largest
-        leaf.copy_(torch.where(beyond, torch.nextafter(leaf, base), leaf))
+        leaf.copy_(leaf.clamp(bound(-largest), bound(largest)))
 
 
 def _norms(gradients: Iterable[Tensor]) -> list[float]:

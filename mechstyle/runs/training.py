@@ -37,15 +37,24 @@ class ReplacedRuns:
     """
 
     def __init__(self, model: HookedModel, names: Sequence[str]) -> None:
-        self.model = model
         self._holder = _Holder(model)
-        live = {name: parameter(model, name).detach() for name in names}
-        # Shared weights are replaced together, so each is named once.
-        self._own = {name: weight.detach() for name, weight in self._holder.named_parameters()}
+        # Each place that holds a weight, once: a bridge has several paths to one place, and putting a weight
+        # back over two of them would leave the replacement in the model.
+        slots = {
+            f"{path}.{name}": weight
+            for path, module in self._holder.named_modules()
+            for name, weight in module._parameters.items()
+            if weight is not None
+        }
+        self._own = {name: weight.detach() for name, weight in slots.items()}
+        live = {name: parameter(model, name) for name in names}
         if is_bridge(model):
             self._places = {name: _places(view, self._own) for name, view in live.items()}
         else:
-            self._places = {name: (_Place(f"{_Holder.PREFIX}{name}"),) for name in names}
+            self._places = {
+                name: tuple(_Place(slot) for slot, weight in slots.items() if weight is own)
+                for name, own in live.items()
+            }
 
     def logits(
         self,
@@ -70,14 +79,12 @@ class ReplacedRuns:
             for place in self._places[name]:
                 weights[place.name] = place.filled(weights[place.name], value)
         arguments = {"ids": ids, "attention_mask": attention_mask, "n_last": n_last}
-        found: Tensor = torch.func.functional_call(self._holder, weights, (), arguments)
+        found: Tensor = torch.func.functional_call(self._holder, weights, (), arguments, tie_weights=False)
         return found
 
 
 class _Holder(nn.Module):
     """A module around the model, so that the library's own run is what is called."""
-
-    PREFIX = "model."
 
     def __init__(self, model: HookedModel) -> None:
         super().__init__()
