@@ -17,10 +17,11 @@ from tests.contracts.calls import CALLS, TRAINING, functions_that_take_a_model
 from tests.contracts.state import Wrapper, differences, everything, forward_replaced, made_peculiar
 
 INSTANT = {
-    "EditSet.apply_", "active_base", "active_edits", "apply_edits", "can_resume", "default_memory",
-    "default_prepend_bos", "edited_weights", "embedding_sigma", "export_hf", "fingerprint", "has_hooks",
-    "may_resume", "named_weights", "parameter", "parameter_value", "provenance", "reference_sigma",
-    "require_editable", "require_resumable", "resolve_bos", "rows_within",
+    "EditSet.apply_", "MemoryEdit.applied", "MemoryEdit.recall", "active_base", "active_edits",
+    "active_ids", "apply_edits", "can_resume", "default_memory", "default_prepend_bos", "edited_weights",
+    "embedding_sigma", "export_hf", "fingerprint", "has_hooks", "in_context_edit", "may_resume",
+    "named_weights", "parameter", "parameter_value", "provenance", "put_first", "reference_sigma",
+    "require_editable", "require_own_model", "require_resumable", "resolve_bos", "rows_within",
 }  # fmt: skip
 """Calls that do not run the model, so that it cannot fail under them."""
 LONG = sorted(set(CALLS) - INSTANT)
