@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from mechstyle import datasets, errors, organisms, plot, requests
     from mechstyle.editing.batch_methods import alphaedit, emmet, memit
     from mechstyle.editing.covariance import Covariance, covariance
+    from mechstyle.editing.covariance_cache import cached_covariance
     from mechstyle.editing.edit import EditSet, WeightEdit
-    from mechstyle.editing.finetune import finetune
+    from mechstyle.editing.finetune import finetune, gradient_log
     from mechstyle.editing.finetune_options import FinetuneOptions
     from mechstyle.editing.health import HealthCheck
     from mechstyle.editing.hparams import Hyperparameters, hyperparameters
@@ -62,6 +63,7 @@ _HOMES = {
     "WeightEdit": "editing.edit",
     "alphaedit": "editing.batch_methods",
     "average_by_role": "tracing.aggregate",
+    "cached_covariance": "editing.covariance_cache",
     "causal_trace": "tracing.causal_trace",
     "covariance": "editing.covariance",
     "edit_cache": "editing.memory_editors",
@@ -70,6 +72,7 @@ _HOMES = {
     "export_hf": "models",
     "finetune": "editing.finetune",
     "fingerprint": "models",
+    "gradient_log": "editing.finetune",
     "hyperparameters": "editing.hparams",
     "in_context_edit": "editing.memory_editors",
     "knowledge_neurons": "editing.neurons",
@@ -110,6 +113,7 @@ __all__ = [
     "__version__",
     "alphaedit",
     "average_by_role",
+    "cached_covariance",
     "causal_trace",
     "covariance",
     "datasets",
@@ -120,6 +124,7 @@ __all__ = [
     "export_hf",
     "finetune",
     "fingerprint",
+    "gradient_log",
     "hyperparameters",
     "in_context_edit",
     "knowledge_neurons",
