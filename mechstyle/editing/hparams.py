@@ -57,7 +57,8 @@ class Hyperparameters:
         source: file and commit of the public code, or how they were found.
         mom2_weight: of MEMIT.
         ridge: of EMMET.
-        threshold, l2: of AlphaEdit.
+        threshold: of AlphaEdit.
+        l2: of AlphaEdit.
         legacy: the figures hold in the scales of the published code; the editor has to be called so.
         covariance_documents: articles that the published second moments were read from.
 
