@@ -35,6 +35,7 @@ class LedgerBooks:
         if health is not None and not isinstance(health, HealthCheck):
             raise InputError(f"health: expected a HealthCheck or None, got {type(health).__name__}.")
         self.model = model
+        self._fingerprint = fingerprint(model)
         self._health = health
         self._entries: tuple[LedgerEntry, ...] = ()
         self._handles: dict[int, _EntryHandle] = {}
@@ -182,15 +183,13 @@ class LedgerBooks:
         known = {entry.number for entry in self._entries}
         if self._files is not None:
             with ExitStack() as on_failure:
-                on_failure.callback(self._files.restore, self._document(self._entries, self._next))
+                on_failure.callback(self._files.restore, self._files.text)
                 for entry in entries:
                     if entry.number not in known:
                         on_failure.callback(self._files.drop_edit, record_of(entry))
                         self._files.save_edit(record_of(entry), entry.edit)
-                self._files.save(self._document(entries, next_number))
+                records = tuple(map(record_of, entries))
+                self._files.save(LedgerDocument(self._fingerprint, next_number, records))
                 on_failure.pop_all()
         self._entries, self._next = entries, next_number
         self._handles = {entry.number: self._handles[entry.number] for entry in entries}
-
-    def _document(self, entries: Sequence[LedgerEntry], next_number: int) -> LedgerDocument:
-        return LedgerDocument(fingerprint(self.model), next_number, tuple(map(record_of, entries)))

@@ -62,30 +62,15 @@ class LedgerDocument:
     records: tuple[EntryRecord, ...]
 
     def to_json(self) -> str:
-        """The text of the file."""
-        return json.dumps(
-            {
-                "kind": _KIND,
-                "format": _FORMAT,
-                "fingerprint": self.fingerprint,
-                "next_number": self.next_number,
-                "entries": [
-                    {
-                        "number": record.number,
-                        "file": record.file,
-                        "id": record.edit_id,
-                        "active": record.active,
-                        "name": record.name,
-                        "editor": record.editor,
-                        "health": record.health.to_dict(),
-                    }
-                    for record in self.records
-                ],
-            },
-            ensure_ascii=False,
-            indent=1,
-            allow_nan=False,
-        )
+        """The text of the file: a line for each entry."""
+        head = {
+            "kind": _KIND,
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "next_number": self.next_number,
+        }
+        entries = ",\n".join(_line(record) for record in self.records)
+        return f'{json.dumps(head)[:-1]}, "entries": [\n{entries}\n]}}\n'
 
 
 class LedgerFolder:
@@ -186,10 +171,15 @@ class LedgerFolder:
         self._require_unchanged()
         self._write(document.to_json())
 
-    def restore(self, document: LedgerDocument) -> None:
+    @property
+    def text(self) -> str:
+        """The ledger's file, as this process knows it."""
+        return self._text
+
+    def restore(self, text: str) -> None:
         """Bring the ledger's file back after a failure, where it was replaced."""
-        if self._text != document.to_json():
-            self._write(document.to_json())
+        if self._text != text:
+            self._write(text)
 
     def tidy(self, records: Sequence[EntryRecord]) -> None:
         """Delete files of entries that are no longer there; what cannot be deleted now is left for later."""
@@ -210,6 +200,22 @@ class LedgerFolder:
                 f"cannot write {self._folder / _NAME}: it was changed since this ledger was opened. "
                 "Close the ledger and open it again."
             )
+
+
+def _line(record: EntryRecord) -> str:
+    return json.dumps(
+        {
+            "number": record.number,
+            "file": record.file,
+            "id": record.edit_id,
+            "active": record.active,
+            "name": record.name,
+            "editor": record.editor,
+            "health": record.health.to_dict(),
+        },
+        ensure_ascii=False,
+        allow_nan=False,
+    )
 
 
 def _text(path: Path) -> str:
