@@ -15,7 +15,7 @@ from mechstyle.editing.finetune_rows import preserved_rows, request_rows
 from mechstyle.editing.finetune_steps import Finetuned, FinetunePlan, tune
 from mechstyle.editing.inputs import checked_layers, checked_requests
 from mechstyle.editing.weight_edit import WeightEdit
-from mechstyle.errors import InputError
+from mechstyle.errors import InputError, RangeError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.models import (
     HookedModel,
@@ -69,7 +69,7 @@ def finetune(
     Raises:
         InputError: no requests, or two that want different things of one prompt; no layers, or unknown names
             of parameters; a factor above 0 without anything to preserve, or texts without a factor.
-        RangeError: a layer is out of range.
+        RangeError: a layer or the seed is out of range.
         ModelError: a processed model, one with NaN weights, or parameters that a ``TransformerBridge`` ties
             or lacks.
         TextError: a prompt or text cannot be tokenised.
@@ -91,6 +91,8 @@ def finetune(
     seen_layers = range(int(model.cfg.n_layers)) if log_all else chosen
     kinds = _checked_kinds(model, parameters, seen_layers)
     unfrozen = _unfrozen(schedule, chosen, options.steps)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise RangeError(f"seed: expected an integer of 0 or more, got {seed!r}.")
     require_editable(model)
     bos = resolve_bos(model, prepend_bos)
     rows = request_rows(model, wishes, prepend_bos=bos)
@@ -180,9 +182,9 @@ def _norms_by_kind(found: Finetuned, kinds: Sequence[str], width: int) -> dict[s
 def _checked_kinds(
     model: HookedModel, parameters: str | Sequence[str], layers: Iterable[int]
 ) -> tuple[str, ...]:
-    kinds = (parameters,) if isinstance(parameters, str) else tuple(parameters)
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"parameters: expected one or more different names, got {list(kinds)}.")
+    kinds = (parameters,) if isinstance(parameters, str) else parameters
+    if not isinstance(kinds, Sequence) or not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"parameters: expected one or more different names, got {parameters!r}.")
     known = named_weights(model)
     for layer in layers:
         start = f"blocks.{layer}."
@@ -194,7 +196,7 @@ def _checked_kinds(
             )
         for kind in kinds:
             parameter(model, start + kind)
-    return kinds
+    return tuple(kinds)
 
 
 def _unfrozen(
@@ -211,7 +213,7 @@ def _unfrozen(
                 f"schedule: expected some of layers {list(layers)} at step {step}, got {some!r}; "
                 "name every layer that is ever trained in layers."
             )
-        found.append(tuple(sorted(set(some))))
+        found.append(tuple(sorted({int(layer) for layer in some})))
     if not any(found):
         raise InputError(f"schedule: expected layers in at least one of {steps} steps, got none in any.")
     return found

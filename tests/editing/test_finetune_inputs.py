@@ -49,6 +49,8 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         InputError,
         "parameters: expected one or more different names",
     ),
+    "a number of parameters": ({"parameters": 3}, InputError, "expected one or more different names, got 3"),
+    "a seed below 0": ({"seed": -1}, RangeError, "seed: expected an integer of 0 or more, got -1"),
     "other options": ({"options": {"steps": 3}}, InputError, "expected FinetuneOptions, got dict"),
     "a divergence from nothing": (
         {"options": FinetuneOptions(kl_factor=1.0)},
