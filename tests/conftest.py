@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -50,6 +50,14 @@ def _random_gpt2(vocab_size: int, *, seed: int = 0, **config: object) -> GPT2LMH
 def random_gpt2() -> RandomGPT2:
     """A function (vocab_size, seed=0, any GPT2Config field) -> random GPT2LMHeadModel."""
     return _random_gpt2
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands keep for later lies in a folder of this session, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MECHSTYLE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
