@@ -1,37 +1,18 @@
-"""How commands find the ledger or the edits that they are given."""
+"""How commands find the ledger that they are given, and what they say of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechstyle.errors import FileError
 
 if TYPE_CHECKING:
-    from mechstyle.editing.edit import EditSet
     from mechstyle.editing.ledger import Ledger, LedgerEntry
-    from mechstyle.editing.memory import MemoryEdit
 
-__all__ = ["any_edit", "entry_row", "opened", "require_ledger"]
-
-
-def any_edit(path: Path) -> EditSet | MemoryEdit:
-    """An edit of the weights, or one beside them, whichever the file holds.
-
-    Raises:
-        FileError: it holds neither, or is damaged.
-    """
-    from mechstyle.editing.edit import load_edit
-    from mechstyle.editing.memory import load_memory_edit
-
-    try:
-        return load_edit(path)
-    except FileError as error:
-        with suppress(FileError):
-            return load_memory_edit(path)
-        raise error
+__all__ = ["entry_row", "opened", "require_ledger"]
 
 
 def require_ledger(folder: Path) -> None:

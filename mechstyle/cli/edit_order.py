@@ -118,7 +118,7 @@ def carry_out(order: EditOrder) -> None:
             emit(found.summary, "\n".join(found.lines), as_json=order.as_json)
             return
         job = _with_materials(order, job, model)
-        editor = spec.make(job)
+        editor = spec.make(replace(job, repeated=order.ledger is not None))
         if order.ledger is None:
             result = editor(model, requests)
             result.save(str(order.out))
@@ -191,7 +191,8 @@ def _into_ledger(
         except KeyboardInterrupt:
             new = len(ledger.entries) - len(before)
             raise WorkError(
-                f"interrupted; {folder} has {new} new entries: run the same command to go on."
+                f"interrupted; {folder} has {new} new {'entry' if new == 1 else 'entries'}: run the same "
+                "command to go on."
             ) from None
     numbers = [entry.number for entry in entries]
     summary = {

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechstyle.cli.books import any_edit
 from mechstyle.cli.options import ORGANISM, Bos, Json, Model, Quiet, Requests, Seed
 from mechstyle.cli.output import emit
 from mechstyle.errors import InputError
@@ -49,6 +48,7 @@ def evaluate(
         raise InputError("nothing to score: give --requests FILE, --edit FILE, or both.")
     from mechstyle.datasets import read_edit_file
     from mechstyle.documents import read_documents
+    from mechstyle.editing.loading import load_edit
     from mechstyle.evaluation.scores import evaluate as score
     from mechstyle.files import atomic_write
     from mechstyle.models import load_model
@@ -57,7 +57,7 @@ def evaluate(
 
     if out is not None:
         require_writable(out)
-    loaded = [any_edit(path) for path in paths]
+    loaded = [load_edit(path) for path in paths]
     wanted = (
         [request for one in loaded for request in one.requests]
         if requests is None

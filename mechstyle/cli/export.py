@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechstyle.cli.books import any_edit, require_ledger
+from mechstyle.cli.books import require_ledger
 from mechstyle.cli.options import ORGANISM, Json, Model, Quiet, Seed
 from mechstyle.cli.output import emit
 from mechstyle.errors import FileError, InputError
@@ -89,8 +89,9 @@ def _of_weights(path: Path) -> EditSet:
         FileError: there is none, or it is damaged.
     """
     from mechstyle.editing.edit import EditSet
+    from mechstyle.editing.loading import load_edit
 
-    found = any_edit(path)
+    found = load_edit(path)
     if not isinstance(found, EditSet):
         raise InputError(f"--edit {path}: it leaves the weights alone, so there is nothing of it to export.")
     return found

@@ -51,6 +51,7 @@ class Job:
         preserve: texts that fine-tuning is to leave as they are.
         known: a row of the table of hyper-parameters, for what was not given.
         batch_size: of one call of the editor.
+        repeated: it is called several times, so that what they share is worked out before.
     """
 
     tuning: Tuning
@@ -60,6 +61,7 @@ class Job:
     preserve: tuple[str, ...] = ()
     known: Hyperparameters | None = None
     batch_size: int | None = None
+    repeated: bool = False
     seed: int = 0
     prepend_bos: bool | None = None
     progress: bool = False
@@ -168,9 +170,15 @@ def _emmet(job: Job) -> Editor:
 
 
 def _alphaedit(job: Job) -> Editor:
-    from mechstyle.editing.batch_methods import alphaedit
+    from mechstyle.editing.batch_methods import NULL_PUBLISHED, NULL_SHARE, alphaedit
+    from mechstyle.null_space import null_space
 
-    return partial(alphaedit, **_closed_form(job), **job.tuning.chosen(threshold="threshold", l2="l2"))
+    legacy, given = bool(job.tuning.legacy), job.tuning.chosen(threshold="threshold", l2="l2")
+    if job.repeated and job.moments is not None:
+        small = given.pop("threshold", NULL_PUBLISHED if legacy else NULL_SHARE)
+        moments = {layer: job.moments[layer] for layer in job.layers if layer in job.moments}
+        given["bases"] = {layer: null_space(one, small, absolute=legacy) for layer, one in moments.items()}
+    return partial(alphaedit, **_closed_form(job), **given)
 
 
 def _finetune(job: Job) -> Editor:

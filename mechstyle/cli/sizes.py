@@ -19,6 +19,8 @@ _NUMBER: Final = 8
 """Bytes of a number in a file of an edit."""
 _SETTINGS: Final = 4_000
 """Bytes of settings, contexts and versions in a file of an edit, about."""
+_PLAIN: Final = 1_000
+"""The same, where there are few settings and no contexts."""
 _LOSSES: Final = 40
 """Bytes of what is noted of each step of a search."""
 _STEPS: Final = 25
@@ -63,7 +65,7 @@ def low_rank(
     shapes = {name: tuple(parameter_value(model, name).shape) for name in names}
     numbers = sum(rank * (2 * d_in + d_out) for d_in, d_out in shapes.values())
     steps = _STEPS if tuning.steps is None else tuning.steps
-    return Extent(shapes, numbers * _NUMBER + _header(requests) + len(requests) * steps * _LOSSES)
+    return Extent(shapes, numbers * _NUMBER + _SETTINGS + _texts(requests) + len(requests) * steps * _LOSSES)
 
 
 def dense(
@@ -85,7 +87,7 @@ def dense(
     for shape in shapes.values():
         rows, columns = _rows(shape), shape[-1]
         numbers += rows * columns + min(rows, columns) ** 2
-    return Extent(shapes, numbers * _NUMBER + _header(requests))
+    return Extent(shapes, numbers * _NUMBER + _SETTINGS + _texts(requests))
 
 
 def unknown(
@@ -108,10 +110,8 @@ def beside_the_weights(
 ) -> Extent:
     """Of a memory: requests, and a state for each phrasing where prompts are compared at a layer."""
     states = sum(len(request.phrased) for request in requests) * len(layers) * int(model.cfg.d_model)
-    return Extent(
-        n_bytes=states * _NUMBER + 2 * _header(requests),
-        remark="nothing in the weights; they stay as they are",
-    )
+    size = states * _NUMBER + _PLAIN + _texts(requests)
+    return Extent(n_bytes=size, remark="nothing in the weights; they stay as they are")
 
 
 def trained(tuning: Tuning) -> tuple[str, ...]:
@@ -132,5 +132,5 @@ def _rows(shape: Sequence[int]) -> int:
     return rows
 
 
-def _header(requests: Sequence[EditRequest]) -> int:
-    return _SETTINGS + sum(len(json.dumps(request.to_dict())) for request in requests)
+def _texts(requests: Sequence[EditRequest]) -> int:
+    return sum(len(json.dumps(request.to_dict())) for request in requests)
