@@ -221,3 +221,18 @@ def test_moments_of_a_folder_are_those_of_its_files_in_order(
     assert spoken([*words[:place], str(one), *words[place + 1 :], "--no-cache"], capsys) == said
     again = Covariance.load(tmp_path / "c.safetensors")
     assert all(torch.equal(again[layer], found[layer]) for layer in found)
+
+
+def test_a_study_is_the_same_with_and_without_the_cache(
+    words: list[str], tmp_path: Path, cache: Path, capsys: Capture
+) -> None:
+    study = ["study", *words[1:5], *FACT, "--layer", "1", "--samples", "1", "--n-keys", "300"]
+    spoken([*study, "--out", str(tmp_path / "plain"), "--no-cache"], capsys)
+    assert not cache.exists()
+    spoken([*words, "--layers", "1", "--n-keys", "300"], capsys)
+    (measured,) = cache.iterdir()
+    spoken([*study, "--out", str(tmp_path / "cached")], capsys)
+    assert list(cache.iterdir()) == [measured]
+    plain, cached = (load_edit(tmp_path / name / "edit.safetensors") for name in ("plain", "cached"))
+    assert torch.equal(plain.delta("blocks.1.mlp.W_out"), cached.delta("blocks.1.mlp.W_out"))
+    assert plain.provenance == cached.provenance
