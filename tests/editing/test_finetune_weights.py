@@ -83,7 +83,7 @@ def test_applied_weights_are_the_trained_ones_and_no_others_differ(
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
 
-def test_in_single_precision_a_single_prompt_trains_to_the_bits_of_training_in_place(
+def test_a_single_prompt_trains_as_it_does_on_the_parameters_of_a_copy(
     tiny_model: HookedTransformer,
 ) -> None:
     edit = finetune(tiny_model, REQUESTS[0], layers=1, options=FEW)
