@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,23 +12,28 @@ from torch import Tensor
 from mechstyle.null_space import null_space_update
 from mechstyle.solve import LowRank, closed_form_update
 
-__all__ = ["ClosedForm", "LayerSolve", "NullSpace"]
+__all__ = ["ClosedForm", "LayerRows", "LayerSolve", "NullSpace"]
 
 
-class LayerSolve(Protocol):
-    """What a method does in one layer, given keys and residuals: pure tensors."""
+@dataclass(frozen=True, eq=False)
+class LayerRows:
+    """What is to be written in one layer, a row for each key.
 
-    def __call__(
-        self,
-        layer: int,
-        keys: Float[Tensor, "key d_mlp"],
-        residual: Float[Tensor, "key d_model"],
-        *,
-        read_keys: Float[Tensor, "key d_mlp"] | None,
-        previous: Float[Tensor, "earlier d_mlp"],
-    ) -> LowRank:
-        """The change of the layer's ``mlp.W_out``."""
-        ...
+    Args:
+        residual: the wanted change of the layer's output at each key.
+        read_keys: the keys at which it is to hold, where they are others.
+        previous: keys that earlier edits wrote at.
+    """
+
+    layer: int
+    keys: Float[Tensor, "key d_mlp"]
+    residual: Float[Tensor, "key d_model"]
+    read_keys: Float[Tensor, "key d_mlp"] | None
+    previous: Float[Tensor, "earlier d_mlp"]
+
+
+LayerSolve: TypeAlias = Callable[[LayerRows], LowRank]
+"""What a method does in one layer: pure tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +43,10 @@ class ClosedForm:
     moments: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
     ridge: float = 0.0
 
-    def __call__(
-        self,
-        layer: int,
-        keys: Float[Tensor, "key d_mlp"],
-        residual: Float[Tensor, "key d_model"],
-        *,
-        read_keys: Float[Tensor, "key d_mlp"] | None,
-        previous: Float[Tensor, "earlier d_mlp"],
-    ) -> LowRank:
+    def __call__(self, rows: LayerRows) -> LowRank:
         """See ``closed_form_update``."""
-        return closed_form_update(keys, residual, self.moments[layer].to(keys.device), self.ridge, read_keys)
+        moment = self.moments[rows.layer].to(rows.keys.device)
+        return closed_form_update(rows.keys, rows.residual, moment, self.ridge, rows.read_keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +57,8 @@ class NullSpace:
     l2: float
     absolute: bool = False
 
-    def __call__(
-        self,
-        layer: int,
-        keys: Float[Tensor, "key d_mlp"],
-        residual: Float[Tensor, "key d_model"],
-        *,
-        read_keys: Float[Tensor, "key d_mlp"] | None,
-        previous: Float[Tensor, "earlier d_mlp"],
-    ) -> LowRank:
+    def __call__(self, rows: LayerRows) -> LowRank:
         """See ``null_space_update``."""
-        basis = self.bases[layer].to(keys)
-        scale = 1.0 if self.absolute else float((keys @ basis).square().sum(-1).mean())
-        return null_space_update(keys, residual, basis, self.l2 * scale, previous)
+        basis = self.bases[rows.layer].to(rows.keys)
+        scale = 1.0 if self.absolute else float((rows.keys @ basis).square().sum(-1).mean())
+        return null_space_update(rows.keys, rows.residual, basis, self.l2 * scale, rows.previous)

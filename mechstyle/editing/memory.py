@@ -134,10 +134,12 @@ class EditCache(MemoryEdit):
     probability ``epsilon``, so that every continuation keeps a probability.
 
     Args:
-        prompts, answers: an entry each, in all phrasings of the requests.
+        prompts: an entry each, in all phrasings of the requests.
+        answers: what each prompt is answered with.
         tokens: the prompts' tokens, without BOS.
         epsilon: above 0 and below 1/2, so that the cached answer is always the most probable one.
-        layer, threshold: of the look-up by likeness; None without it.
+        layer: of the look-up by likeness; None without it.
+        threshold: least cosine of a look-up by likeness; None without it.
         states: what leaves the layer at each prompt's last token, fp64 on the CPU.
     """
 

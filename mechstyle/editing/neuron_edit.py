@@ -72,10 +72,11 @@ def neuron_edit(
     Args:
         neurons: found before: those of one request, a list with those of each, or (layer, index) pairs that
             serve every request; None finds them with the arguments below.
-        old_factor, new_factor: ``a`` and ``b``; published are 1 and 8.
+        old_factor: ``a``; published is 1.
+        new_factor: ``b``; published is 8.
         relative: as in the public code, factors count in lengths of the row, so that ``b = 1`` adds a vector
             as long as the row; otherwise they multiply the column as it is, as in the paper.
-        templates, steps, threshold, share, rule: as in ``knowledge_neurons``.
+        templates: as in ``knowledge_neurons``, and so are ``steps``, ``threshold``, ``share`` and ``rule``.
         prepend_bos: None means the model's default.
 
     Raises:

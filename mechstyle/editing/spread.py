@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechstyle.editing.application import active_edits, apply_edits
 from mechstyle.editing.keys import BARE, last_subject_index, subject_states
-from mechstyle.editing.layer_solves import LayerSolve
+from mechstyle.editing.layer_solves import LayerRows, LayerSolve
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel
@@ -98,13 +98,8 @@ def write_in_layers(
             bare = _bare_keys(model, [*facts, *keep] if read_bare else keep, site, prepend_bos=prepend_bos)
             rows = _merged(torch.cat([keys, bare[len(bare) - len(keep) :].to(keys)]), group)
             read = _merged(bare, group) if read_bare else None
-            update = solve(
-                layer,
-                rows,
-                _merged(missing / (len(layers) - place), group),
-                read_keys=read,
-                previous=_written(model, site.parameter, rows),
-            )
+            residual = _merged(missing / (len(layers) - place), group)
+            update = solve(LayerRows(layer, rows, residual, read, _written(model, site.parameter, rows)))
             edit = WeightEdit(site.parameter, update.left, update.right, rows)
             size = float(torch.linalg.vector_norm(missing[: len(facts)], dim=-1).mean())
             writes.append(LayerWrite(edit, n_written, size, update.jitter, update.gram_jitter))
