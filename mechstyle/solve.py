@@ -27,6 +27,8 @@ __all__ = ["LowRank", "closed_form_update"]
 Form = Literal["auto", "batch", "dense"]
 
 _SYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covariances saved in fp32 stay well below it
+_MISS = 1e-6  # relative to the residual: what the written keys may be off by
+_DROWNED_JITTER = 1e-6  # relative to the mean diagonal: beyond it no digits are missing for want of jitter
 _MOST_JITTER = 1.0  # relative to the mean diagonal: beyond it the matrix was never positive semi-definite
 
 
@@ -66,13 +68,15 @@ def closed_form_update(
         keys: one key a row.
         residual: the wanted change of the output at each key.
         covariance: uncentred second moment of the keys to preserve, symmetric positive semi-definite. When it
-            is singular the smallest multiple of the identity that makes the Cholesky factorisation succeed is
-            added and reported as ``LowRank.jitter``.
+            is singular the smallest multiple of the identity (of a geometric grid) is added that makes the
+            Cholesky factorisation succeed and the keys be written to six digits, and it is reported as
+            ``LowRank.jitter``.
         ridge: 0 writes the residual exactly; larger values trade it against the preserved keys.
         read_keys: the keys at which the residual is to hold when they differ from ``keys`` (the Gram matrix
             is then ``K_read C⁻¹ Kᵀ``): published ROME takes the direction from an averaged key and the
             divisor from the bare prompt's key.
-        form: ``"batch"`` solves ``batch x batch``, ``"dense"`` ``d_in x d_in``; ``"auto"`` takes the smaller.
+        form: ``"batch"`` solves ``batch x batch``, ``"dense"`` ``d_in x d_in``; ``"auto"`` takes the smaller,
+            and ``batch x batch`` where the other is singular, since its jitter would stand in for ``C``.
 
     Raises:
         InputError: a tensor has the wrong shape, holds NaN or infinity, or the covariance is not symmetric.
@@ -95,12 +99,38 @@ def closed_form_update(
     n_keys, d_in = keys.shape
     if form == "batch" or (form == "auto" and n_keys < d_in):
         return _batch_form(keys, residual, covariance, ridge, read)
-    return _dense_form(keys, residual, covariance, ridge, read)
+    update = _dense_form(keys, residual, covariance, ridge, read)
+    if form == "auto" and update.jitter:  # dependent keys leave directions open that C has to settle
+        return _batch_form(keys, residual, covariance, ridge, read)
+    return update
 
 
 def _batch_form(keys: Tensor, residual: Tensor, covariance: Tensor, ridge: float, read: Tensor) -> LowRank:
-    """``left = C⁻¹ Kᵀ``, ``right = (K_read C⁻¹ Kᵀ + ridge I)⁻¹ R``."""
-    factor, jitter = _cholesky(covariance, "covariance")
+    """``left = C⁻¹ Kᵀ``, ``right = (K_read C⁻¹ Kᵀ + ridge I)⁻¹ R``.
+
+    The smallest jitter that factors a singular ``C`` makes its unused directions so cheap that, where there
+    are more keys than these, all others drown in rounding; a larger one then gives them their digits back.
+    """
+    first = update = _batch_solve(keys, residual, covariance, ridge, read, 0.0)
+    scale = float(covariance.diagonal().mean())
+    while _miss(update, residual, ridge, read) > _MISS:
+        if update.jitter > _DROWNED_JITTER * scale:
+            return first
+        more = 10.0 * update.jitter or torch.finfo(keys.dtype).eps * scale
+        update = _batch_solve(keys, residual, covariance, ridge, read, more)
+    return update
+
+
+def _miss(update: LowRank, residual: Tensor, ridge: float, read: Tensor) -> float:
+    """How far the read keys' change is from what was solved for, relative to the residual."""
+    written = read @ update.left @ update.right + ridge * update.right
+    return float((written - residual).norm() / residual.norm().clamp(min=torch.finfo(residual.dtype).tiny))
+
+
+def _batch_solve(
+    keys: Tensor, residual: Tensor, covariance: Tensor, ridge: float, read: Tensor, at_least: float
+) -> LowRank:
+    factor, jitter = _cholesky(covariance, "covariance", at_least)
     left = torch.cholesky_solve(keys.T, factor)
     gram = read @ left
     gram.diagonal().add_(ridge)
@@ -120,12 +150,12 @@ def _dense_form(keys: Tensor, residual: Tensor, covariance: Tensor, ridge: float
     return LowRank(torch.cholesky_solve(keys.T @ residual, factor), identity, jitter)
 
 
-def _cholesky(matrix: Tensor, argument: str) -> tuple[Tensor, float]:
-    """Factor ``matrix + jitter · I`` with the smallest jitter (of a geometric grid) that works, 0 first."""
+def _cholesky(matrix: Tensor, argument: str, at_least: float = 0.0) -> tuple[Tensor, float]:
+    """Factor ``matrix + jitter · I`` with the smallest jitter (of a geometric grid) that works."""
     size = matrix.shape[0]
     scale = float(matrix.diagonal().mean())
     floor = torch.finfo(matrix.dtype).eps * size * float(matrix.diagonal().max().clamp(min=0.0))
-    jitter = 0.0
+    jitter = at_least
     while jitter <= _MOST_JITTER * scale:
         shifted = matrix.clone()
         shifted.diagonal().add_(jitter)
