@@ -23,7 +23,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.oracles import textbook  # the loops to beat are those that the tests prove with
+from tests.oracles import textbook, textbook_edits  # the loops to beat are those that the tests prove with
 
 __all__ = [
     "MIB",
@@ -36,6 +36,7 @@ __all__ = [
     "measure",
     "of_device",
     "textbook",
+    "textbook_edits",
     "timed",
 ]
 
@@ -62,6 +63,8 @@ class Case:
         difference: of the two results; more than ``tolerance`` is a failure, whatever the speed.
         gate: least ratio of seconds, for whole sizes on a CPU; ``aim`` is what one would like.
         sizes: what the work was, for the record.
+        repeats: runs of the library's side, unless the command line says fewer.
+        count: FLOPs and peak bytes of a baseline too long to run twice: it then runs once, without counters.
     """
 
     work: str
@@ -72,6 +75,8 @@ class Case:
     gate: float
     aim: float
     sizes: dict[str, Any]
+    repeats: int = REPEATS
+    count: Callable[[], tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,12 @@ class Counted:
 
 def measure(case: Case, options: Options) -> Figures:
     """Run both sides in turn, first under counters: the median leaves that cold, counted run out."""
-    sides = (case.fast, case.baseline)
-    fast, baseline = (counted(side, options.device) for side in sides)
+    fast, baseline = counted(case.fast, options.device), _baseline(case, options.device)
     seconds = [fast.seconds], [baseline.seconds]
-    for _ in range(options.repeats - 1):
-        for times, side in zip(seconds, sides, strict=True):
-            times.append(timed(side, options.device))
+    for _ in range(min(options.repeats, case.repeats) - 1):
+        seconds[0].append(timed(case.fast, options.device))
+        if case.count is None:
+            seconds[1].append(timed(case.baseline, options.device))
     fast_seconds, baseline_seconds = (median(times) for times in seconds)
     ratio, difference = baseline_seconds / fast_seconds, case.difference(fast.result, baseline.result)
     problem = None
@@ -125,6 +130,15 @@ def counted(side: Callable[[], Any], device: str) -> Counted:
     with FlopCounterMode(display=False) as counter, peak_bytes(device) as peak:
         seconds = timed(lambda: results.append(side()), device)
     return Counted(results[0], counter.get_total_flops(), peak(), seconds)
+
+
+def _baseline(case: Case, device: str) -> Counted:
+    if case.count is None:
+        return counted(case.baseline, device)
+    results: list[Any] = []
+    flops, peak = case.count()
+    seconds = timed(lambda: results.append(case.baseline()), device)
+    return Counted(results[0], flops, peak, seconds)
 
 
 def timed(side: Callable[[], Any], device: str) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from common import Case, Options, main, measure, textbook
+from common import Case, Options, main, measure, textbook, textbook_edits
 from shapes import QUICK, contexts, fact, gpt2
 
 import mechstyle as ms
@@ -28,20 +27,15 @@ def figures(options: Options) -> Iterator[dict[str, Any]]:
     templates = contexts(PREFIXES)
     target_options = ms.TargetOptions(steps=steps, early_stop=0.0)
 
-    def encoded(template: str) -> EncodedPrompt:
-        return encode_fact(model, request.fact, target=NEW_TARGET, template=template, prepend_bos=False)
-
-    rows = [row(encoded(template)) for template in templates]
-    length = len(request.fact.subject)
-    own = row(encode(model, request.fact.subject + " is a", subject_offsets=(0, length), prepend_bos=False))
+    plain = tokenised(model, request, templates)
 
     def fast() -> Target:
         return optimise_target(
             model, request, layer=layer, contexts=templates, options=target_options, prepend_bos=False
         )
 
-    def baseline() -> tuple[torch.Tensor, list[float]]:
-        return textbook.rome_target(model, rows, own, layer=layer, steps=steps)
+    def baseline() -> textbook.Target:
+        return textbook.target(model, plain.contexts, plain.own, layer=layer, steps=steps)
 
     yield measure(
         Case(
@@ -52,10 +46,24 @@ def figures(options: Options) -> Iterator[dict[str, Any]]:
             tolerance=TOLERANCE,
             gate=3.0,
             aim=6.0,
-            sizes={"steps": steps, "contexts": len(rows), "tokens": [len(one.ids) for one in rows]},
+            sizes={"steps": steps, "contexts": len(templates), "tokens": plain.lengths},
         ),
         options,
     )
+
+
+def tokenised(
+    model: Any, request: ms.EditRequest, templates: Sequence[str], kl_prompt: str = "{} is a"
+) -> textbook_edits.Request:
+    """A request as the textbook form takes it."""
+    contexts = [
+        encode_fact(model, request.fact, target=request.new_target, template=template, prepend_bos=False)
+        for template in templates
+    ]
+    start, subject = kl_prompt.index("{}"), request.fact.subject
+    place = (start, start + len(subject))
+    own = encode(model, kl_prompt.format(subject), subject_offsets=place, prepend_bos=False)
+    return textbook_edits.Request(tuple(map(row, contexts)), row(own))
 
 
 def row(one: EncodedPrompt) -> textbook.Row:
@@ -64,11 +72,11 @@ def row(one: EncodedPrompt) -> textbook.Row:
     return textbook.Row(one.ids.tolist(), one.n_prompt, one.subject[-1])
 
 
-def difference(found: Target, expected: tuple[torch.Tensor, list[float]]) -> float:
+def difference(found: Target, expected: textbook.Target) -> float:
     """Of delta, relative to its length, or of a loss, relative to the first: whichever is more."""
-    delta, losses = expected
-    of_losses = max(abs(one - other) for one, other in zip(found.losses, losses, strict=True)) / losses[0]
-    return max(float((found.delta - delta).norm() / delta.norm()), of_losses)
+    pairs = zip(found.losses, expected.losses, strict=True)
+    of_losses = max(abs(one - other) for one, other in pairs) / expected.losses[0]
+    return max(float((found.delta - expected.delta).norm() / expected.delta.norm()), of_losses)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Run all benchmarks, each in a process of its own, and rewrite RESULTS.md: `make bench`."""
+"""Run benchmarks, each in a process of its own, and rewrite RESULTS.md: `make bench`.
+
+RESULTS.jsonl keeps the figures as they were measured, so that some can be measured again alone (`--only`).
+"""
 
 from __future__ import annotations
 
@@ -11,95 +14,65 @@ from pathlib import Path
 from typing import Any
 
 from common import of_device
+from tables import markdown
 
 HERE = Path(__file__).parent
-SCRIPTS = ("trace_resid", "trace_windows", "rome_target", "covariance", "scaling")
-RATIO_COLUMNS = ("work", "ratio", "gate", "aim", "FLOP ratio", "seconds", "GFLOP", "peak MiB", "difference")
-GROWTH_COLUMNS = ("growth", "expected", "FLOPs", "time", "seconds", "memory", "peak MiB")
+TRACING = ("trace_resid", "trace_windows", "scaling")
+EDITING = ("rome_target", "covariance", "rome_edit", "memit_edits", "many_edits")
+LONG = ("memit_published",)
+"""Runs only by name: it takes longer than all others together."""
+SECTIONS = {"Tracing": TRACING, "Editing": (*EDITING, *LONG)}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 when any benchmark failed; the results are written all the same."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny models: shows that all run, not how fast")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--out", type=Path, help="default: RESULTS.md here, or none with --quick")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=(*TRACING, *EDITING, *LONG),
+        help="measure this one (again for more) and keep the other rows as they are",
+    )
+    given = parser.parse_args(arguments)
+    names = given.only or [*TRACING, *EDITING]
     found: list[dict[str, Any]] = []
     failed = []
-    for name in SCRIPTS:
+    for name in names:
         sys.stderr.write(f"{name} ...\n")
         flags = ["--json", "--device", given.device, *(["--quick"] if given.quick else [])]
         command = [sys.executable, str(HERE / f"{name}.py"), *flags]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        found += [json.loads(line) for line in done.stdout.splitlines()]
+        found += [{"script": name, **json.loads(line)} for line in done.stdout.splitlines()]
         failed += [name] if done.returncode else []
-    text = markdown(found, f"scaling{of_device(given.device)}.svg") if found else ""
-    sys.stdout.write(text)
     out = given.out or (None if given.quick else HERE / f"RESULTS{of_device(given.device)}.md")
-    if out is not None and text:
+    rows = merged(read(out.with_suffix(".jsonl")) if out is not None else [], found)
+    text = markdown(rows, SECTIONS, of_device(given.device))
+    sys.stdout.write(text)
+    if out is not None and rows:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        out.with_suffix(".jsonl").write_text(lines, encoding="utf-8")
         out.write_text(text, encoding="utf-8")
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}\n")
     return 1 if failed else 0
 
 
-def markdown(found: list[dict[str, Any]], plot: str) -> str:
-    """RESULTS.md: the machine, the ratios, and how costs grow."""
-    machine = found[-1]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    problems = [f"- {one['work']}: {one['problem']}" for one in found if one["problem"]]
-    return "\n".join(
-        [
-            "# Speed and memory",
-            "",
-            "By `make bench`; what is measured, and against what, stands in [the README](README.md).",
-            "",
-            f"{machine['date']}; {machine['device']}, {machine['cores']} cores,",
-            f"{machine['threads']} threads, {machine['dtype']}; {versions}.",
-            "",
-            *_table(RATIO_COLUMNS, [_ratios(one) for one in found if "slopes" not in one]),
-            "",
-            *_table(GROWTH_COLUMNS, [_growth(one) for one in found if "slopes" in one]),
-            "",
-            f"![seconds against tokens, layers and draws]({plot})",
-            "",
-            *(["Not as it should be:", "", *problems, ""] if problems else []),
-        ]
-    )
+def read(path: Path) -> list[dict[str, Any]]:
+    """Figures measured before."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _ratios(one: dict[str, Any]) -> list[str]:
-    pairs = [(one[name], one[f"baseline_{name}"]) for name in ("seconds", "flops", "peak_mib")]
-    (seconds, baseline_seconds), (flops, baseline_flops), (mib, baseline_mib) = pairs
-    return [
-        one["work"],
-        f"**{one['ratio']:.2f}**",
-        f"{one['gate']:g}",
-        f"{one['aim']:g}",
-        f"{one['flop_ratio']:.2f}",
-        f"{seconds:.2f} / {baseline_seconds:.2f}",
-        f"{flops / 1e9:,.0f} / {baseline_flops / 1e9:,.0f}",
-        f"{mib:,.0f} / {baseline_mib:,.0f}",
-        f"{one['max_difference']:.1g}",
-    ]
-
-
-def _growth(one: dict[str, Any]) -> list[str]:
-    return [
-        one["work"],
-        f"{one['power']}",
-        f"{one['slopes']['flops']:.2f}",
-        f"{one['slopes']['seconds']:.2f}",
-        ", ".join(f"{value:.2g}" for value in one["all_seconds"]),
-        f"{one['slopes']['peak']:.2f}",
-        ", ".join(f"{value:.3g}" for value in one["all_peak_mib"]),
-    ]
+def merged(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All rows in the order of the sections; a script that gave figures now has no old ones."""
+    order = [name for names in SECTIONS.values() for name in names]
+    measured = {row["script"] for row in new}
+    rows = [*(row for row in old if row["script"] not in measured and row["script"] in order), *new]
+    return sorted(rows, key=lambda row: order.index(row["script"]))
 
 
 if __name__ == "__main__":

@@ -64,3 +64,15 @@ def documents(n_tokens: int, longest: int) -> list[str]:
         )
         left -= lengths[-1]
     return [words(length, first=3 * i) for i, length in enumerate(lengths)]
+
+
+def moment(width: int) -> torch.Tensor:
+    """A well-conditioned second moment [width, width], fp64: solves cost the same whatever is in it."""
+    draws = torch.randn(3 * width, width, generator=torch.Generator().manual_seed(0))
+    return (draws.T @ draws).double() / len(draws)
+
+
+def numbered(number: int, n_letters: int = 3) -> str:
+    """A name of so many tokens, another for each number."""
+    letters = [LETTERS[number // len(LETTERS) ** place % len(LETTERS)] for place in range(n_letters)]
+    return " ".join(letters)

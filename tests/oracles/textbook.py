@@ -90,19 +90,29 @@ def trace(
     return clean_score, corrupted, restored.transpose(0, 1)
 
 
-def rome_target(
+@dataclass(frozen=True)
+class Target:
+    """The change that was found, the state it is added to on the bare prompt, and the loss of each step."""
+
+    delta: Tensor
+    output: Tensor
+    losses: list[float]
+
+
+def target(
     model: Any,
     contexts: Sequence[Row],
     own: Row,
     *,
     layer: int,
+    kind: str = "mlp",
     steps: int = 20,
     lr: float = 0.5,
     weight_decay: float = 0.5,
     kl_factor: float = 0.0625,
     clamp_norm: float = 4.0,
-) -> tuple[Tensor, list[float]]:
-    """Delta [d_model] and the loss of each step, for one request without early stop.
+) -> Target:
+    """Delta [d_model] for one request without early stop, added to the layer's state of this kind.
 
     All contexts and the KL prompt (``own``, read at the subject's last token) are one right-padded batch; the
     bare prompt is the first context. Only delta needs a gradient.
@@ -138,7 +148,7 @@ def rome_target(
             tokens[:, :-1],  # the longest row ends in an answer that nothing reads
             return_type=None,
             stop_at_layer=top,
-            fwd_hooks=[(f"blocks.{layer}.hook_mlp_out", add_delta)],
+            fwd_hooks=[(STATE[kind].format(layer), add_delta)],
         )
         logprobs = model(final[row_of, position][:, None], start_at_layer=top)[:, 0].log_softmax(-1)
         original = logprobs[-1].detach() if original is None else original
@@ -154,7 +164,7 @@ def rome_target(
             delta *= (clamp_norm * outputs[0].norm() / delta.norm()).clamp(max=1)
     for weight in trained:
         weight.requires_grad_(True)
-    return delta.detach(), losses
+    return Target(delta.detach(), outputs[0], losses)
 
 
 def second_moments(
