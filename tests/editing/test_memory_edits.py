@@ -91,6 +91,15 @@ def test_a_threshold_of_one_finds_identical_prompts_and_minus_one_finds_all(
     assert None not in answers(loose, tiny_model, (*PROMPTS, *OTHERS))
 
 
+def test_opposite_states_reach_a_threshold_of_minus_one_in_spite_of_rounding(
+    tiny_model: HookedTransformer,
+) -> None:
+    for prompt in OTHERS:
+        cache = edit_cache(tiny_model, PARIS, layer=1, threshold=-1)
+        opposite = replace(cache, states=-3.7 * last_states(tiny_model, [prompt], layer=1))
+        assert answers(opposite, tiny_model, (prompt,)) == [" Italy"]
+
+
 def test_a_state_of_zeros_is_like_nothing(tiny_model: HookedTransformer) -> None:
     cache = edit_cache(tiny_model, PARIS, layer=1, threshold=0.1)
     assert cache.states is not None

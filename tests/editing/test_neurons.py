@@ -175,6 +175,12 @@ def test_neurons_reach_the_threshold_in_enough_phrasings(exact: HookedTransforme
         assert sizes == sorted(sizes, reverse=True)
 
 
+def test_a_threshold_of_one_keeps_the_largest_alone(exact: HookedTransformer) -> None:
+    found = knowledge_neurons(exact, FACT, threshold=1)
+    (neuron,) = found.neurons
+    assert neuron.attribution == float(found.attributions.max())
+
+
 def test_a_share_that_is_a_round_number_of_phrasings_is_not_lost_to_rounding(
     exact: HookedTransformer,
 ) -> None:

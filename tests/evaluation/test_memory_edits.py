@@ -257,6 +257,8 @@ def test_texts_too_long_behind_a_context_say_how_many_positions_fit(tiny_model: 
     ):
         evaluate(tiny_model, [MILES], edits=edit, perplexity_texts=[TEXTS[0], text])
     evaluate(tiny_model, [MILES], edits=edit, perplexity_texts=[text], max_positions=64 - front)
+    with pytest.raises(TextError, match="perplexity_texts"):
+        evaluate(tiny_model, [MILES], edits=edit, perplexity_texts=[text], max_positions=65 - front)
 
 
 def test_edits_of_another_model_are_refused_before_anything_is_run(tiny_model: HookedTransformer) -> None:
