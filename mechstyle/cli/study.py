@@ -149,9 +149,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _requests(source: Any, config: Path | None) -> tuple[EditRequest, ...]:
     """Requests from a JSONL file, or from tables of a configuration file."""
     if isinstance(source, str):
-        from mechstyle.datasets import read_requests
+        from mechstyle.datasets import read_edit_file
 
-        return tuple(read_requests(Path(source)))
+        return tuple(read_edit_file(Path(source)))
     found = []
     for index, table in enumerate(source):
         if not isinstance(table, Mapping):
