@@ -9,7 +9,7 @@ from dataclasses import replace
 from mechstyle.editing.application import EditHandle, active_edits, put_first
 from mechstyle.editing.edit import EditSet, require_own_model
 from mechstyle.editing.health import Health, HealthCheck, measure_health, read_canaries
-from mechstyle.editing.ledger_entries import LedgerEntry, record_of, with_stale
+from mechstyle.editing.ledger_entries import LedgerEntry, with_stale
 from mechstyle.editing.ledger_files import LedgerDocument, LedgerFolder
 from mechstyle.errors import InputError, ModelError, WorkError
 from mechstyle.models import HookedModel, fingerprint, require_editable, require_hooked
@@ -42,6 +42,7 @@ class LedgerBooks:
         self._placed: tuple[_EntryHandle, ...] = ()
         self._next = 1
         self._files: LedgerFolder | None = None
+        self._untidy = True  # a process before this one may have been killed
         self._open = True
         self.require_usable()
         self._canaries = None if health is None else read_canaries(model, health)
@@ -129,7 +130,7 @@ class LedgerBooks:
         if not self._open:
             raise WorkError("ledger: it is closed; open it again with Ledger.open.")
         found = active_edits(self.model)
-        if any(isinstance(handle, _EntryHandle) and handle not in self._placed for handle in found):
+        if any(isinstance(handle, _EntryHandle) for handle in {*found}.difference(self._placed)):
             raise ModelError(
                 "model: expected one without a ledger, but another ledger's edits are active in it; close "
                 "that ledger first, or undo all: for handle in active_edits(model): handle.undo()."
@@ -149,7 +150,7 @@ class LedgerBooks:
         Args:
             changed: the one whose state is another; checked when it is active now.
         """
-        refused = None
+        refused, n_before = None, len(self._entries)
         with ExitStack() as on_failure:
             on_failure.callback(self._place, self._entries)
             self._place(entries)
@@ -168,8 +169,9 @@ class LedgerBooks:
                 "are as before. Write less at a time, choose other settings, or open the ledger with a wider "
                 "HealthCheck."
             )
-        if self._files is not None:
-            self._files.tidy([record_of(entry) for entry in self._entries])
+        if self._files is not None and (self._untidy or len(entries) < n_before):
+            self._files.tidy([entry.record for entry in self._entries])
+            self._untidy = False
 
     def _place(self, entries: Sequence[LedgerEntry]) -> None:
         """Let the weights begin with the active entries, in order."""
@@ -186,9 +188,9 @@ class LedgerBooks:
                 on_failure.callback(self._files.restore, self._files.text)
                 for entry in entries:
                     if entry.number not in known:
-                        on_failure.callback(self._files.drop_edit, record_of(entry))
-                        self._files.save_edit(record_of(entry), entry.edit)
-                records = tuple(map(record_of, entries))
+                        on_failure.callback(self._files.drop_edit, entry.record)
+                        self._files.save_edit(entry.record, entry.edit)
+                records = tuple(entry.record for entry in entries)
                 self._files.save(LedgerDocument(self._fingerprint, next_number, records))
                 on_failure.pop_all()
         self._entries, self._next = entries, next_number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from mechstyle.editing.health import Health
 from mechstyle.editing.ledger_files import EntryRecord
 from mechstyle.facts import EditRequest
 
-__all__ = ["LedgerEntry", "as_frame", "record_of", "with_stale"]
+__all__ = ["LedgerEntry", "as_frame", "with_stale"]
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class LedgerEntry:
         """The health check did not let it in; ``health.problems`` says why."""
         return bool(self.health.problems)
 
-
-def record_of(entry: LedgerEntry) -> EntryRecord:
-    """What the ledger's file says of an entry."""
-    return EntryRecord(entry.number, entry.edit.id, entry.active, entry.name, entry.health, entry.editor)
+    @cached_property
+    def record(self) -> EntryRecord:
+        """What the ledger's file says of it."""
+        return EntryRecord(self.number, self.edit.id, self.active, self.name, self.health, self.editor)
 
 
 def with_stale(entries: Sequence[LedgerEntry], by_hand: Iterable[str]) -> tuple[LedgerEntry, ...]:
@@ -60,7 +61,8 @@ def with_stale(entries: Sequence[LedgerEntry], by_hand: Iterable[str]) -> tuple[
     """
     here, found = set(by_hand), []
     for entry in entries:
-        found.append(replace(entry, stale=not here.issuperset(_settings(entry.edit).get("on_top_of", ()))))
+        stale = not here.issuperset(_settings(entry.edit).get("on_top_of", ()))
+        found.append(entry if entry.stale == stale else replace(entry, stale=stale))
         if entry.active:
             here.add(entry.edit.id)
     return tuple(found)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,23 @@ class EntryRecord:
         """Path of the entry's edit, relative to the folder."""
         return f"{_ENTRIES}/{self.number:04d}.safetensors"
 
+    @cached_property
+    def line(self) -> str:
+        """The entry as JSON in one line."""
+        return json.dumps(
+            {
+                "number": self.number,
+                "file": self.file,
+                "id": self.edit_id,
+                "active": self.active,
+                "name": self.name,
+                "editor": self.editor,
+                "health": self.health.to_dict(),
+            },
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+
 
 @dataclass(frozen=True)
 class LedgerDocument:
@@ -69,7 +87,7 @@ class LedgerDocument:
             "fingerprint": self.fingerprint,
             "next_number": self.next_number,
         }
-        entries = ",\n".join(_line(record) for record in self.records)
+        entries = ",\n".join(record.line for record in self.records)
         return f'{json.dumps(head)[:-1]}, "entries": [\n{entries}\n]}}\n'
 
 
@@ -200,22 +218,6 @@ class LedgerFolder:
                 f"cannot write {self._folder / _NAME}: it was changed since this ledger was opened. "
                 "Close the ledger and open it again."
             )
-
-
-def _line(record: EntryRecord) -> str:
-    return json.dumps(
-        {
-            "number": record.number,
-            "file": record.file,
-            "id": record.edit_id,
-            "active": record.active,
-            "name": record.name,
-            "editor": record.editor,
-            "health": record.health.to_dict(),
-        },
-        ensure_ascii=False,
-        allow_nan=False,
-    )
 
 
 def _text(path: Path) -> str:
