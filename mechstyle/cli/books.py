@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ def opened(folder: Path, model: str) -> Iterator[Ledger]:
 
 def entry_row(entry: LedgerEntry) -> dict[str, object]:
     """What is said of an entry, as JSON values."""
-    settings = entry.edit.provenance.get("settings", {})
+    settings, ratio = entry.edit.provenance.get("settings", {}), entry.health.delta_ratio
     return {
         "number": entry.number,
         "name": entry.name,
@@ -61,7 +62,7 @@ def entry_row(entry: LedgerEntry) -> dict[str, object]:
         "refused": entry.refused,
         "n_requests": len(entry.requests),
         "parameters": list(entry.edit.parameters),
-        "delta_ratio": entry.health.delta_ratio,
+        "delta_ratio": ratio if math.isfinite(ratio) else None,
         "health": entry.health.to_dict(),
         "requests": [request.to_dict() for request in entry.requests],
     }

@@ -72,6 +72,7 @@ def carry_out(order: EditOrder) -> None:
         WorkError: the work failed or was interrupted; what a ledger has by then stays.
     """
     from mechstyle.editing.covariance import Covariance
+    from mechstyle.editing.health import read_canaries
     from mechstyle.models import load_model
     from mechstyle.outputs import require_writable
     from mechstyle.sites import check_layer
@@ -97,6 +98,8 @@ def carry_out(order: EditOrder) -> None:
     spec.make(job)  # refuses what no model can take, before one is loaded
     check = order.canary.check(order.model, given.text, seed=order.seed, prepend_bos=order.prepend_bos)
     model = load_model(order.model)
+    if check is not None:
+        read_canaries(model, check)  # refuses texts and facts that say nothing of this model, before the work
     for layer in job.layers:
         check_layer(layer, int(model.cfg.n_layers), name="--layers")
     with few_threads(model):
@@ -202,10 +205,17 @@ def _into_ledger(
         "health": entries[-1].health.to_dict(),
     }
     there = len(summary["there_before"])
-    last = f"{folder}: entries {', '.join(map(str, numbers))}" + (
-        f", {there} of them there before" if there else ""
-    )
+    last = f"{folder}: {_listed(numbers)}" + (f", {there} of them there before" if there else "")
     _report(order, job, [entry.edit for entry in entries], model, summary, last)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Entries in words; many that follow one another are not written out."""
+    if len(numbers) == 1:
+        return f"entry {numbers[0]}"
+    if len(numbers) > _SHOWN and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"entries {numbers[0]} to {numbers[-1]}"
+    return f"entries {', '.join(map(str, numbers))}"
 
 
 def _report(
@@ -222,10 +232,8 @@ def _report(
 
     requests = [request for edit in edits for request in edit.requests]
     norms = change_norms([one for edit in edits if isinstance(edit, EditSet) for one in edit.edits])
-    shares = {
-        name: norm / float(parameter_value(model, name).detach().double().norm())
-        for name, norm in norms.items()
-    }
+    sizes = {name: float(parameter_value(model, name).detach().double().norm()) for name in norms}
+    shares = {name: norm / sizes[name] if sizes[name] > 0 else None for name, norm in norms.items()}
     summary = {
         **place,
         "model": order.model,
@@ -238,5 +246,8 @@ def _report(
     lines = [f"{one.fact.prompt!r} -> {one.new_target!r}" for one in requests[:_SHOWN]]
     if len(requests) > _SHOWN:
         lines.append(f"and {len(requests) - _SHOWN} more")
-    lines += [f"{name} changes by {share:.2%} of its norm" for name, share in shares.items()]
+    lines += [
+        f"{name} changes " + ("from zero" if share is None else f"by {share:.2%} of its norm")
+        for name, share in shares.items()
+    ]
     emit(summary, "\n".join([*lines, last]), as_json=order.as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from dataclasses import fields
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformer_lens import HookedTransformer
 
 from mechstyle.cli.methods import METHODS, Method, require_own_options
@@ -247,6 +249,24 @@ def test_without_layers_published_settings_are_taken_and_named(
     chosen: Any = load_edit(out).provenance["settings"]
     assert (chosen["ridge"], chosen["target_options"]["steps"]) == (5.0, 1)
     assert chosen["target_options"]["clamp_norm"] == MEMIT_OPTIONS.clamp_norm
+
+
+def test_a_weight_of_zeros_has_no_share(
+    model: HookedTransformer,
+    requests: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mechstyle_run: Run,
+) -> None:
+    blank = copy.deepcopy(model)
+    with torch.no_grad():
+        blank.blocks[0].mlp.b_out.zero_()
+    monkeypatch.setattr("mechstyle.models.load_model", lambda _: blank)
+    words = ["--method", "ft", "--layers", "0", "--steps", "2", "--parameters", "mlp.b_out"]
+    words = ["edit", "--requests", str(requests), "--out", str(tmp_path / "e"), *words]
+    code, out, _ = mechstyle_run(*words, "--json")
+    assert (code, json.loads(out)["relative_norms"]) == (0, {"blocks.0.mlp.b_out": None})
+    assert "blocks.0.mlp.b_out changes from zero" in mechstyle_run(*words)[1]
 
 
 @pytest.mark.filterwarnings("default::mechstyle.editing.suggest.HparamsWarning")

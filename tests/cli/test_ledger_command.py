@@ -204,6 +204,19 @@ def test_a_broken_model_is_put_back_and_the_entry_refused(
     assert "x1" in mechstyle_run("ledger", folder)[1] or "x0" in mechstyle_run("ledger", folder)[1]
 
 
+def test_facts_that_the_model_does_not_know_are_refused_before_any_search(
+    write: list[Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechstyle_run: Run
+) -> None:
+    stay = tmp_path / "stay.json"
+    stay.write_text(json.dumps([{"template": "{} plays the", "subject": "Chet Baker", "target": " trumpet"}]))
+    monkeypatch.setattr(
+        "mechstyle.editing.writing.optimise_targets", lambda *_, **__: pytest.fail("searched")
+    )
+    code, _, err = mechstyle_run(*write, "--known-facts", stay)
+    assert (code, "the unedited model knows none of the 1 facts" in err) == (2, True)
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
