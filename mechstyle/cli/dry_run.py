@@ -175,7 +175,8 @@ def _lines(summary: dict[str, Any], extent: Extent, spec: MethodSpec, job: Job) 
     size = summary["estimated_bytes"]
     lines.append("size of the file not known before" if size is None else f"about {_bytes(size)}")
     if summary["ledger"] is not None:
-        lines.append(f"into {summary['ledger']}, which has {summary['ledger_entries']} entries")
+        there = summary["ledger_entries"]
+        lines.append(f"into {summary['ledger']}, which has {there} {'entry' if there == 1 else 'entries'}")
     elif summary["out"] is not None:
         lines.append(f"into {summary['out']}")
     return lines

@@ -41,7 +41,11 @@ Paraphrases = Annotated[
     typer.Option("--paraphrase", help="Another prompt for the same fact, whole; repeatable."),
 ]
 Requests = Annotated[
-    Path | None, typer.Option("--requests", help="A JSONL file of requests, as mechstyle.datasets writes it.")
+    Path | None,
+    typer.Option(
+        "--requests",
+        help="A file of requests: our own JSON lines, CounterFact, zsRE or a table of pairs; its content says.",
+    ),
 ]
 Text = Annotated[
     str | None,
