@@ -44,7 +44,7 @@ Requests = Annotated[
     Path | None,
     typer.Option(
         "--requests",
-        help="A file of requests: our own JSON lines, CounterFact, zsRE or a table of pairs; its content says.",
+        help="A file of requests: our own JSON lines, CounterFact, zsRE or pairs; its content says which.",
     ),
 ]
 Text = Annotated[
