@@ -22,14 +22,14 @@ class LayerRows:
     Args:
         residual: the wanted change of the layer's output at each key.
         read_keys: the keys at which it is to hold, where they are others.
-        previous: keys that earlier edits wrote at.
+        previous: gives the keys that earlier edits wrote at.
     """
 
     layer: int
     keys: Float[Tensor, "key d_mlp"]
     residual: Float[Tensor, "key d_model"]
     read_keys: Float[Tensor, "key d_mlp"] | None
-    previous: Float[Tensor, "earlier d_mlp"]
+    previous: Callable[[], Float[Tensor, "earlier d_mlp"]]
 
 
 LayerSolve: TypeAlias = Callable[[LayerRows], LowRank]
@@ -61,4 +61,4 @@ class NullSpace:
         """See ``null_space_update``."""
         basis = self.bases[rows.layer].to(rows.keys)
         scale = 1.0 if self.absolute else float((rows.keys @ basis).square().sum(-1).mean())
-        return null_space_update(rows.keys, rows.residual, basis, self.l2 * scale, rows.previous)
+        return null_space_update(rows.keys, rows.residual, basis, self.l2 * scale, rows.previous())

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechstyle.editing.application import active_edits, apply_edits
-from mechstyle.editing.keys import BARE, last_subject_index, subject_states
+from mechstyle.editing.keys import BARE, last_subject_index
 from mechstyle.editing.layer_solves import LayerRows, LayerSolve
+from mechstyle.editing.subject_rows import Share, SubjectRows
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel
 from mechstyle.sites import Site
-from mechstyle.tokens import encode_fact
+from mechstyle.tokens import EncodedPrompt, encode_fact
 
 __all__ = ["LayerWrite", "apart", "shared_keys", "write_in_layers"]
-
-_FACTS_AT_ONCE: Final = 256
-"""Facts whose keys in all contexts are in memory together; it does not change the result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,27 +79,35 @@ def write_in_layers(
 
     >>> writes = write_in_layers(model, [request.phrased], deltas, layers=[3, 4], ...)  # doctest: +SKIP
     """
-    facts = [one[0] for one in phrased]
     group = shared_keys(model, phrased, prepend_bos=prepend_bos)
     n_written = int(group.max()) + 1
     group = torch.cat([group, torch.arange(len(keep)) + n_written])
-    out, before = Site(layers[-1], "resid"), None
+    encoded, shares, bare = _rows(model, phrased, keep, contexts, weights, prepend_bos=prepend_bos)
+    n_means = len(phrased) + len(keep)
+    rows = SubjectRows(
+        model,
+        encoded,
+        [*shares, *((row, n_means + mean, 1.0) for mean, row in enumerate(bare) if read_bare)],
+        n_means=n_means * (2 if read_bare else 1),
+        layers=layers,
+    )
+    before: Tensor | None = None
     writes: list[LayerWrite] = []
     with ExitStack() as undo:
         for place, layer in enumerate(layers):
-            now = subject_states(model, [*facts, *keep], out, prepend_bos=prepend_bos)[:, 0].double()
+            rows.go_to(layer)
+            now = rows.outputs(bare)
             before = now if before is None else before
             missing = before - now
-            missing[: len(facts)] += deltas.to(now)
-            site = Site(layer, "key")
-            keys = _mean_keys(model, phrased, site, contexts, weights, prepend_bos=prepend_bos)
-            bare = _bare_keys(model, [*facts, *keep] if read_bare else keep, site, prepend_bos=prepend_bos)
-            rows = _merged(torch.cat([keys, bare[len(bare) - len(keep) :].to(keys)]), group)
-            read = _merged(bare, group) if read_bare else None
+            missing[: len(phrased)] += deltas.to(now)
+            means = rows.mean_keys()
+            keys = _merged(means[:n_means], group)
+            read = _merged(means[n_means:], group) if read_bare else None
             residual = _merged(missing / (len(layers) - place), group)
-            update = solve(LayerRows(layer, rows, residual, read, _written(model, site.parameter, rows)))
-            edit = WeightEdit(site.parameter, update.left, update.right, rows)
-            size = float(torch.linalg.vector_norm(missing[: len(facts)], dim=-1).mean())
+            name = Site(layer, "key").parameter
+            update = solve(LayerRows(layer, keys, residual, read, partial(_written, model, name, keys)))
+            edit = WeightEdit(name, update.left, update.right, keys)
+            size = float(torch.linalg.vector_norm(missing[: len(phrased)], dim=-1).mean())
             writes.append(LayerWrite(edit, n_written, size, update.jitter, update.gram_jitter))
             if layer != layers[-1]:
                 undo.callback(apply_edits(model, [edit]).undo)
@@ -166,34 +172,27 @@ def _merged(rows: Float[Tensor, "fact d"], group: Int[Tensor, " fact"]) -> Float
     return merged
 
 
-def _mean_keys(
+def _rows(
     model: HookedModel,
     phrased: Sequence[Sequence[Fact]],
-    site: Site,
+    keep: Sequence[Fact],
     contexts: Sequence[str],
     weights: Sequence[float],
     *,
     prepend_bos: bool | None,
-) -> Float[Tensor, "request d_mlp"]:
-    """Each request's key, averaged over its phrasings and contexts, in fp64."""
-    flat = [fact for one in phrased for fact in one]
-    of = torch.tensor([number for number, one in enumerate(phrased) for _ in one], dtype=torch.long)
-    means = [torch.zeros(0, int(model.cfg.d_mlp), dtype=torch.float64)]
-    for first in range(0, len(flat), _FACTS_AT_ONCE):
-        some = flat[first : first + _FACTS_AT_ONCE]
-        keys = subject_states(model, some, site, contexts=contexts, prepend_bos=prepend_bos).double()
-        means.append(torch.einsum("fcd,c->fd", keys, keys.new_tensor(weights)))
-    every = torch.cat([mean.to(means[-1].device) for mean in means])
-    total = torch.zeros(len(phrased), every.shape[1], dtype=every.dtype, device=every.device)
-    counts: Tensor = torch.bincount(of, minlength=len(phrased)).to(every)
-    averaged: Tensor = total.index_add(0, of.to(every.device), every) / counts[:, None]
-    return averaged
-
-
-def _bare_keys(
-    model: HookedModel, facts: Sequence[Fact], site: Site, *, prepend_bos: bool | None
-) -> Float[Tensor, "fact d_mlp"]:
-    return _mean_keys(model, [(fact,) for fact in facts], site, (BARE,), (1.0,), prepend_bos=prepend_bos)
+) -> tuple[list[EncodedPrompt], list[Share], list[int]]:
+    """Every prompt that is read, what it counts in the mean keys, and the bare rows of requests and facts."""
+    encoded: list[EncodedPrompt] = []
+    shares: list[Share] = []
+    bare: list[int] = []
+    for mean, facts in enumerate([*phrased, *((fact,) for fact in keep)]):
+        kept = mean >= len(phrased)
+        bare.append(len(encoded) + (0 if kept else list(contexts).index(BARE)))
+        for fact in facts:
+            for context, weight in [(BARE, 1.0)] if kept else zip(contexts, weights, strict=True):
+                shares.append((len(encoded), mean, weight / len(facts)))
+                encoded.append(encode_fact(model, fact, template=context, prepend_bos=prepend_bos))
+    return encoded, shares, bare
 
 
 def _written(

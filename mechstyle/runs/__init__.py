@@ -1,5 +1,6 @@
 """The only forward loops of the library: whole runs, recorded runs, and runs resumed from a recorded one."""
 
+from mechstyle.runs.blockwise import entering, through
 from mechstyle.runs.decoding import decode
 from mechstyle.runs.full import Hook, capture, logits
 from mechstyle.runs.memory import default_memory, rows_within
@@ -12,10 +13,12 @@ __all__ = [
     "capture",
     "decode",
     "default_memory",
+    "entering",
     "logits",
     "record",
     "record_again",
     "rerun_blocks",
     "resume",
     "rows_within",
+    "through",
 ]

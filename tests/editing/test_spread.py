@@ -11,11 +11,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
-from mechstyle.editing import layer_solves, spread
+from mechstyle.editing import layer_solves, spread, subject_rows
 from mechstyle.editing.application import active_edits, apply_edits
 from mechstyle.editing.keys import subject_states
 from mechstyle.editing.layer_solves import ClosedForm
 from mechstyle.editing.spread import LayerWrite, shared_keys, write_in_layers
+from mechstyle.editing.subject_rows import SubjectRows
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import InputError, WorkError
 from mechstyle.facts import Fact
@@ -242,27 +243,55 @@ def test_keys_that_differ_by_rounding_alone_do_not_blow_an_exact_write_up(
     wanted = wanted_of(model, 1, facts)
     (clean,) = spread_over(model, [1], ridge=0.0, facts=facts, wanted=wanted)
 
-    def rounded(*args: Any, **kwargs: Any) -> Tensor:
-        states = subject_states(*args, **kwargs)
+    real = SubjectRows.mean_keys
+
+    def rounded(rows: SubjectRows) -> Tensor:
+        states = real(rows)
         noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(1), dtype=states.dtype)
         return states * (1 + 1e-7 * noise)
 
-    monkeypatch.setattr(spread, "subject_states", rounded)
+    monkeypatch.setattr(SubjectRows, "mean_keys", rounded)
     (noisy,) = spread_over(model, [1], ridge=0.0, facts=facts, wanted=wanted)
     assert (noisy.edit.delta() - clean.edit.delta()).norm() < 1e-4 * clean.edit.delta().norm()
 
 
-def test_facts_in_memory_at_once_do_not_change_the_result(
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [[0, 1], [1, 2], [0, 2]])
+@pytest.mark.parametrize(("name", "value"), [("_AT_ONCE", 2), ("default_memory", lambda model: 0)])
+def test_neither_rows_in_a_run_nor_what_is_kept_between_layers_changes_the_result(
+    models: dict[str, HookedTransformer],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    layers: list[int],
+    name: str,
+    value: Any,
+) -> None:
+    together = spread_over(models[kind], layers)
+    monkeypatch.setattr(subject_rows, name, value)
+    for a, b in zip(together, spread_over(models[kind], layers), strict=True):
+        assert (a.edit.delta() - b.edit.delta()).norm() < 1e-8 * b.edit.delta().norm()
+        assert a.missing == pytest.approx(b.missing, rel=1e-10)
+
+
+def test_nothing_below_a_layer_is_run_again_for_it(
     model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = spread_over(model, [0, 1])
-    monkeypatch.setattr(spread, "_FACTS_AT_ONCE", 2)
-    for a, b in zip(together, spread_over(model, [0, 1]), strict=True):
-        torch.testing.assert_close(a.edit.delta(), b.edit.delta(), rtol=1e-10, atol=1e-12)
+    passed: list[tuple[int, int]] = []
+    real = subject_rows.through
+
+    def counted(model: Any, residual: Tensor, layer: int, **read: Any) -> Any:
+        passed.append((layer, len(residual)))
+        return real(model, residual, layer, **read)
+
+    monkeypatch.setattr(subject_rows, "through", counted)
+    spread_over(model, [0, 1, 2])
+    n, bare = len(FACTS) * len(CONTEXTS), len(FACTS)
+    first = [(0, bare), (1, bare), (2, bare), (0, n)]
+    assert passed == [*first, (0, n), (1, bare), (2, bare), (1, n), (1, n), (2, bare), (2, n)]
 
 
 @pytest.mark.parametrize("others", [0, 2])
-@pytest.mark.parametrize("broken", ["closed_form_update", "subject_states", "apply_edits", None])
+@pytest.mark.parametrize("broken", ["closed_form_update", "through", "apply_edits", None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_weights_and_active_edits_are_bit_for_bit_as_before_whatever_fails(
     tiny_model: HookedTransformer,
@@ -281,7 +310,7 @@ def test_weights_and_active_edits_are_bit_for_bit_as_before_whatever_fails(
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     ledger, asked = active_edits(model), wanted_of(model, 2)
     if broken is not None:
-        place = layer_solves if broken == "closed_form_update" else spread
+        place = {"closed_form_update": layer_solves, "through": subject_rows, "apply_edits": spread}[broken]
         calls, real = [], getattr(place, broken)
 
         def second_call_in_layer_one_fails(*args: Any, **kwargs: Any) -> Any:
