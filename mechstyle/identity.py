@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
@@ -231,10 +232,16 @@ def provenance(model: HookedModel, **settings: Json) -> dict[str, Json]:
         "fingerprint": fingerprint(model),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": str(weight.device),
-        "versions": {"mechstyle": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "transformer-lens", "transformers")},
+        "versions": dict(_versions()),
         "settings": settings,
     }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    own = {"mechstyle": __version__, "python": platform.python_version()}
+    others = {name: version(name) for name in ("torch", "transformer-lens", "transformers")}
+    return MappingProxyType(own | others)
 
 
 def _special(tokenizer: Any) -> Json:

@@ -254,6 +254,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "embedding_sigma": lambda model, folder: embedding_sigma(model, ["Miles Davis", "Paris"]),
         "evaluate": lambda model, folder: _evaluate(model, edits=False),
         "evaluate with edits": lambda model, folder: _evaluate(model, edits=True),
+        "entering": lambda model, folder: runs.entering(model, IDS, 2),
         "export_hf": lambda model, folder: models.export_hf(model, folder / "exported"),
         "finetune": lambda model, folder: finetune(
             model,
@@ -313,6 +314,9 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "subject_states": lambda model, folder: keys.subject_states(model, [FACT], Site(1, "resid")),
         "suggest_hparams": lambda model, folder: _suggested(model),
         "sweep_layers": lambda model, folder: _sweep(model),
+        "through": lambda model, folder: runs.through(
+            model, runs.entering(model, IDS, 1), 1, read=Site(1, "key")
+        ),
         "without_edits": _without_edits,
         "subject_keys": lambda model, folder: keys.subject_keys(model, FACT, layer=1, contexts=CONTEXTS),
     }
