@@ -26,7 +26,8 @@ INSTANT = {
 """Calls that do not run the model, so that it cannot fail under them."""
 LONG = sorted(set(CALLS) - INSTANT)
 NOT_ON_BRIDGES = {
-    "causal_trace by engine resume", "entering", "export_hf", "keys_values", "record", "record_again", "rerun_blocks",
+    "causal_trace by engine resume", "entering", "export_hf", "keys_values", "record", "record_again",
+    "rerun_blocks",
     "resume", "require_resumable", "resume with gradients", "run_block", "run_last_block", "through",
 }  # fmt: skip
 
