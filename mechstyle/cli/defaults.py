@@ -8,10 +8,14 @@ from mechstyle.cli.output import note
 from mechstyle.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mechstyle.cli.methods import Job
     from mechstyle.editing.hparams import Hyperparameters
+    from mechstyle.facts import EditRequest
     from mechstyle.models import HookedModel
 
-__all__ = ["default_settings", "published_settings"]
+__all__ = ["default_settings", "published_settings", "swept_settings"]
 
 
 def published_settings(model: HookedModel | str, method: str) -> Hyperparameters | None:
@@ -56,6 +60,36 @@ def default_settings(model: HookedModel, name: str, method: str) -> Hyperparamet
                 f"--layers missing: name them, such as --layers 4; there are no published ones of {method} "
                 f"for {name}, and none can be suggested."
             ) from error
+    _tell(found)
+    return found
+
+
+def swept_settings(
+    model: HookedModel, method: str, job: Job, requests: Sequence[EditRequest], *, progress: bool
+) -> Hyperparameters:
+    """Settings for the best of the layers that the job has second moments of, each tried with the requests.
+
+    Args:
+        method: what its rows in the table are called.
+
+    Raises:
+        InputError: the second moments are of another model.
+    """
+    from mechstyle.editing.suggest import suggest_hparams
+
+    found = suggest_hparams(
+        model,
+        method,
+        requests=requests,
+        covariance=job.moments,
+        seed=job.seed,
+        prepend_bos=job.prepend_bos,
+        progress=progress,
+    ).hyperparameters
+    _tell(found)
+    return found
+
+
+def _tell(found: Hyperparameters) -> None:
     named = ",".join(map(str, found.layers))
     note(f"--layers {named} and other settings that were not given: {found.source}.")
-    return found

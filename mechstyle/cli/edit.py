@@ -65,6 +65,14 @@ def edit(
             "each batch is an entry.",
         ),
     ] = None,
+    sweep: Annotated[
+        int | None,
+        typer.Option(
+            "--sweep",
+            min=1,
+            help="Without --layers: try the layers of --covariance with the first requests, take the best.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all and show what would be written; write nothing.")
     ] = False,
@@ -137,6 +145,11 @@ def edit(
     spec = METHODS[method]
     require_own_options(method, replace(given, text=None) if canary.reads_text else given)
     _require_sense(method, spec, canary, ledger=ledger, layers=layers, batch_size=batch_size)
+    if sweep is not None and (not spec.moments or layers is not None or covariance is None or dry_run):
+        raise InputError(
+            "--sweep tries the layers of --covariance FILE for a method with a closed form, in place of "
+            "--layers; a --dry-run tries nothing."
+        )
     given.require_numbers(cosine=spec.layers == "allowed")
     carry_out(
         EditOrder(
@@ -149,6 +162,7 @@ def edit(
             layers=None if layers is None else tuple(layers_from(layers)),
             tuning=given,
             batch_size=batch_size,
+            sweep=sweep,
             canary=canary,
             out=out,
             ledger=ledger,

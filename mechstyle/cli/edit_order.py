@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mechstyle.cli.canaries import Canary
-from mechstyle.cli.defaults import default_settings, published_settings
+from mechstyle.cli.defaults import default_settings, published_settings, swept_settings
 from mechstyle.cli.dry_run import plan
 from mechstyle.cli.methods import Job, Method, MethodSpec
 from mechstyle.cli.options import measured_covariance
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mechstyle.cli.methods import Editor
     from mechstyle.editing.edit import EditSet
     from mechstyle.editing.health import HealthCheck
+    from mechstyle.editing.hparams import Hyperparameters
     from mechstyle.editing.memory import MemoryEdit
     from mechstyle.facts import EditRequest
     from mechstyle.models import HookedModel
@@ -41,6 +42,7 @@ class EditOrder:
     Args:
         asked: the one request that options describe; None where they are in a file.
         layers: None where none were named.
+        sweep: how many requests each layer is tried with; None tries none.
         cache: look second moments up.
     """
 
@@ -53,6 +55,7 @@ class EditOrder:
     layers: tuple[int, ...] | None
     tuning: Tuning
     batch_size: int | None
+    sweep: int | None
     canary: Canary
     out: Path | None
     ledger: Path | None
@@ -83,7 +86,7 @@ def carry_out(order: EditOrder) -> None:
         require_writable(order.out)
     requests = _requests(order)
     known = None
-    if order.layers is None and spec.hparams is not None:
+    if order.layers is None and spec.hparams is not None and order.sweep is None:
         known = published_settings(order.model, spec.hparams)
     job = Job(
         tuning=given,
@@ -104,7 +107,7 @@ def carry_out(order: EditOrder) -> None:
         check_layer(layer, int(model.cfg.n_layers), name="--layers")
     with few_threads(model):
         if order.layers is None and spec.layers == "needed":
-            known = default_settings(model, order.model, str(spec.hparams))
+            known = _settings(order, job, model, requests)
             job = replace(job, layers=known.layers, known=known, tuning=given.filled(known))
         if order.dry_run:
             size = 1 if spec.one_by_one else order.batch_size
@@ -130,6 +133,16 @@ def carry_out(order: EditOrder) -> None:
             _report(order, job, [result], model, place, str(order.out))
         else:
             _into_ledger(order, order.ledger, job, model, editor, requests, check)
+
+
+def _settings(
+    order: EditOrder, job: Job, model: HookedModel, requests: Sequence[EditRequest]
+) -> Hyperparameters:
+    """The settings of an edit without layers, from a sweep where one is asked for."""
+    method = str(order.spec.hparams)
+    if order.sweep is None:
+        return default_settings(model, order.model, method)
+    return swept_settings(model, method, job, requests[: order.sweep], progress=not order.quiet)
 
 
 def _requests(order: EditOrder) -> list[EditRequest]:

@@ -21,6 +21,7 @@ from mechstyle.editing.batch_methods import MEMIT_OPTIONS, alphaedit, emmet, mem
 from mechstyle.editing.covariance import Covariance
 from mechstyle.editing.finetune import FinetuneOptions, finetune
 from mechstyle.editing.hparams import Hyperparameters
+from mechstyle.editing.layer_sweep import best_layer, sweep_layers
 from mechstyle.editing.loading import load_edit
 from mechstyle.editing.memory_editors import edit_cache, in_context_edit
 from mechstyle.editing.methods import rome
@@ -160,6 +161,7 @@ def test_options_of_other_methods_are_refused_with_their_owners(method: Method) 
         (["--method", "memit"], "give either --out FILE, for the edit, or --ledger DIR"),
         (["--method", "memit", "--out", "e", "--ledger", "d"], "give either --out FILE"),
         (["--method", "memit", "--out", "e", "--limit", "0"], "--limit"),
+        (["--method", "memit", "--out", "e", "--sweep", "2"], "--sweep tries the layers of --covariance"),
         (["--method", "memit", "--out", "e", "--layers", "0", "--lr", "-1"], "TargetOptions.lr"),
         (["--method", "ft", "--out", "e", "--layers", "0", "--lr", "nan"], "FinetuneOptions.lr"),
         (["--method", "ft-l", "--out", "e", "--layers", "0"], "--norm-constraint missing: ft-l needs it"),
@@ -249,6 +251,18 @@ def test_without_layers_published_settings_are_taken_and_named(
     chosen: Any = load_edit(out).provenance["settings"]
     assert (chosen["ridge"], chosen["target_options"]["steps"]) == (5.0, 1)
     assert chosen["target_options"]["clamp_norm"] == MEMIT_OPTIONS.clamp_norm
+
+
+def test_a_sweep_tries_the_layers_of_the_covariance(
+    model: HookedTransformer, requests: Path, moments: Path, tmp_path: Path, mechstyle_run: Run
+) -> None:
+    out = tmp_path / "edit.safetensors"
+    words = ["edit", "--method", "rome", "--requests", requests, "--limit", "1", "--out", out, "--steps", "1"]
+    code, _, err = mechstyle_run(*words, "--covariance", moments, "--sweep", "1", "--seed", "2")
+    assert code == 0
+    sweep = sweep_layers(model, REQUESTS[:1], covariance=Covariance.load(moments), seed=2)
+    assert f"--layers {best_layer(sweep)} and other settings that were not given: suggested" in err
+    assert load_edit(out).parameters == (f"blocks.{best_layer(sweep)}.mlp.W_out",)
 
 
 def test_a_weight_of_zeros_has_no_share(
