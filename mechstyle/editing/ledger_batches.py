@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Final
+
+from torch import Tensor
 
 from mechstyle.editing.edit import EditSet
 from mechstyle.errors import InputError
@@ -62,7 +65,7 @@ def batches_done(wanted: Sequence[Batch], last: Sequence[tuple[Batch, str | None
 
 
 def described(editor: object) -> str:
-    """An editor and its plain arguments in words; of arrays and other objects only the kind.
+    """An editor and its arguments in words: tensors by a hash of their numbers, other objects by their kind.
 
     >>> described(functools.partial(sorted, key=abs, reverse=True))
     'builtins.sorted(key=builtins.abs, reverse=True)'
@@ -84,5 +87,11 @@ def _words(value: object) -> str:
         return f"{{{', '.join(f'{key!r}: {_words(one)}' for key, one in value.items())}}}"
     if isinstance(value, list | tuple | range):
         return f"[{', '.join(_words(one) for one in value)}]"
+    if isinstance(value, Tensor):
+        numbers = value.detach().cpu().double().contiguous().numpy().tobytes()
+        return f"Tensor{list(value.shape)} {hashlib.sha256(numbers).hexdigest()[:12]}"
+    if is_dataclass(value) and not isinstance(value, type):
+        fields_of = ", ".join(f"{one.name}={_words(getattr(value, one.name))}" for one in fields(value))
+        return f"{type(value).__name__}({fields_of})"
     name = getattr(value, "__qualname__", None)
     return type(value).__name__ if name is None else f"{value.__module__}.{name}"

@@ -194,13 +194,16 @@ def test_batches_that_are_done_are_the_longest_end_of_the_ledger_that_begins_the
     assert batches_done([a, b], [(a, None), (b, "e")], "e") == 0
 
 
-def test_an_editor_is_described_by_its_plain_arguments() -> None:
-    options = {"layers": [1, 2], "covariance": {0: torch.eye(2)}, "ridge": None, "contexts": ("{}",)}
-    words = described(functools.partial(ms.memit, **options))  # type: ignore[arg-type]
-    assert words == (
-        "mechstyle.editing.batch_methods.memit(contexts=['{}'], covariance={0: Tensor}, layers=[1, 2], "
-        "ridge=None)"
-    )
+def test_an_editor_is_described_by_its_arguments() -> None:
+    def words(matrix: torch.Tensor, steps: int) -> str:
+        options = {"layers": [1], "covariance": {0: matrix}, "target_options": ms.TargetOptions(steps=steps)}
+        return described(functools.partial(ms.memit, **options))  # type: ignore[arg-type]
+
+    told = words(torch.eye(2), 3)
+    assert told.startswith("mechstyle.editing.batch_methods.memit(covariance={0: Tensor[2, 2] ")
+    assert "layers=[1], target_options=TargetOptions(steps=3, lr=0.5" in told
+    assert told == words(torch.eye(2), 3)
+    assert len({told, words(torch.eye(2), 4), words(2 * torch.eye(2), 3)}) == 3
     long = [described(functools.partial(turned, contexts=["{} " * 500, end])) for end in "ab"]
     assert long[0] != long[1]
     assert max(map(len, long)) < 420
