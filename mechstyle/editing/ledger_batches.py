@@ -90,7 +90,8 @@ def _words(value: object) -> str:
     if isinstance(value, Tensor):
         numbers = value.detach().cpu().double().contiguous().numpy().tobytes()
         return f"Tensor{list(value.shape)} {hashlib.sha256(numbers).hexdigest()[:12]}"
-    if is_dataclass(value) and not isinstance(value, type):
+    # Data is told by its contents; what may change, by its kind alone.
+    if is_dataclass(value) and getattr(type(value), "__dataclass_params__").frozen:  # noqa: B009
         fields_of = ", ".join(f"{one.name}={_words(getattr(value, one.name))}" for one in fields(value))
         return f"{type(value).__name__}({fields_of})"
     name = getattr(value, "__qualname__", None)
