@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 
 import torch
@@ -129,11 +131,13 @@ def shared_keys(
     >>> shared_keys(model, [[one], [other]])  # doctest: +SKIP
     tensor([0, 0])
     """
-    numbers: dict[tuple[tuple[int, ...], ...], int] = {}
-    group = [
-        numbers.setdefault(tuple(_begin(model, fact, prepend_bos) for fact in one), len(numbers))
-        for one in phrased
-    ]
+    numbers: dict[frozenset[tuple[tuple[int, ...], Fraction]], int] = {}
+    group = []
+    for one in phrased:
+        # The key is the mean over phrasings: neither their order nor a common multiple of them matters.
+        begins = Counter(_begin(model, fact, prepend_bos) for fact in one)
+        mean = frozenset((begin, Fraction(count, len(one))) for begin, count in begins.items())
+        group.append(numbers.setdefault(mean, len(numbers)))
     return torch.tensor(group, dtype=torch.long)
 
 

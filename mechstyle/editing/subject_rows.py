@@ -73,7 +73,10 @@ class SubjectRows:
         place = {
             row: (number, at) for number, one in enumerate(self._chunks) for at, row in enumerate(one.rows)
         }
-        self._shares = [(*place[row], mean, weight) for row, mean, weight in shares]
+        self._shares: list[list[Share]] = [[] for _ in self._chunks]
+        for row, mean, weight in shares:
+            number, at = place[row]
+            self._shares[number].append((at, mean, weight))
         size = next(iter(model.named_parameters()))[1].element_size()
         kept = sum(one.ids.numel() for one in self._chunks) * int(model.cfg.d_model) * size
         if may_resume(model) and kept <= default_memory(model):
@@ -84,16 +87,13 @@ class SubjectRows:
         """The means of the keys of the present layer, in fp64."""
         site = Site(self._layer, "key")
         total: Tensor | None = None
-        for number, one in enumerate(self._chunks):
+        for own, one in zip(self._shares, self._chunks, strict=True):
             if one.residual is None:
                 keys = capture(self._model, one.ids, [site])[site]
             else:
                 _, found = through(self._model, one.residual, self._layer, read=site)
                 assert found is not None
                 keys = found
-            own = [(at, mean, weight) for chunk, at, mean, weight in self._shares if chunk == number]
-            if not own:
-                continue
             at, mean, weights = (list(part) for part in zip(*own, strict=True))
             chosen = keys[at, one.last[at].to(keys.device)].double()
             chosen = chosen * chosen.new_tensor(weights)[:, None]
@@ -105,9 +105,9 @@ class SubjectRows:
 
     def outputs(self, rows: Sequence[int]) -> Float[Tensor, "row d_model"]:
         """What leaves the last layer at some of the rows' last positions, as the weights are now, in fp64."""
-        site, found = Site(self._top, "resid"), dict[int, Tensor]()
+        site, found, asked = Site(self._top, "resid"), dict[int, Tensor](), set(rows)
         for one in self._chunks:
-            at = torch.tensor([place for place, row in enumerate(one.rows) if row in rows], dtype=torch.long)
+            at = torch.tensor([place for place, row in enumerate(one.rows) if row in asked], dtype=torch.long)
             if not len(at):
                 continue
             if one.residual is None:

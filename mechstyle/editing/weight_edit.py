@@ -80,8 +80,8 @@ class WeightEdit:
         return self.left @ self.right
 
     def scaled(self, factor: float) -> WeightEdit:
-        """Return the same change, multiplied by a number."""
-        return replace(self, right=factor * self.right)
+        """Return the same change, multiplied by a number; nothing is written at any key by a change of 0."""
+        return replace(self, right=factor * self.right, keys=self.keys if factor else None)
 
 
 def content_id(edits: Iterable[WeightEdit], fingerprint: str) -> str:
