@@ -95,7 +95,10 @@ def cached_covariance(
         expected = {**settings.identity(model), **vars(read)}
         del expected["layers"]
         looked_up = {layer: _found(place, layer, expected) for layer in settings.layers}
-        kept = {layer: found for layer, found in looked_up.items() if found is not None}
+        kept = {layer: found for layer, found in looked_up.items() if isinstance(found, Covariance)}
+        for found in looked_up.values():
+            if isinstance(found, str):
+                warnings.warn(f"covariance: measured anew, because {found}", CovarianceWarning, stacklevel=2)
         missing = [layer for layer in settings.layers if layer not in kept]
         if not missing:
             warn_if_few(read.count, n_keys, int(model.cfg.d_mlp), stacklevel=3)
@@ -127,21 +130,18 @@ def _path(place: Path, layer: int, expected: Mapping[str, Any]) -> Path:
     return place / "covariance" / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
 
-def _found(place: Path, layer: int, expected: Mapping[str, Any]) -> Covariance | None:
-    """What the folder holds of a layer, if that is whole and what is expected."""
+def _found(place: Path, layer: int, expected: Mapping[str, Any]) -> Covariance | str | None:
+    """What the folder holds of a layer, or what is wrong with that."""
     path = _path(place, layer, expected)
     if not path.exists():
         return None
     try:
         found = Covariance.load(path)
     except FileError as error:
-        reason = str(error)
-    else:
-        if layer in found and _origin(found, expected) == expected:
-            return found
-        reason = f"{path} holds other moments than its name says."
-    warnings.warn(f"covariance: measured anew, because {reason}", CovarianceWarning, stacklevel=4)
-    return None
+        return str(error)
+    if layer in found and _origin(found, expected) == expected:
+        return found
+    return f"{path} holds other moments than its name says."
 
 
 def _keep(part: Covariance, place: Path, layer: int, expected: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import get_args
 
@@ -24,7 +24,14 @@ from mechstyle.metrics import kl_divergence, token_logprobs
 from mechstyle.models import HookedModel, require_hooked
 from mechstyle.sites import Site, check_layer
 
-__all__ = ["Target", "TargetOptions", "TargetWarning", "optimise_target", "optimise_targets"]
+__all__ = [
+    "Target",
+    "TargetOptions",
+    "TargetWarning",
+    "optimise_target",
+    "optimise_targets",
+    "search_targets",
+]
 
 
 def optimise_target(
@@ -47,8 +54,15 @@ def optimise_target(
     >>> optimise_target(model, request, layer=4, contexts=("{}",)).losses[-1]  # doctest: +SKIP
     0.04
     """
-    (found,) = optimise_targets(
-        model, [request], layer=layer, contexts=contexts, options=options, prepend_bos=prepend_bos, kind=kind
+    (found,) = search_targets(
+        model,
+        [request],
+        layer=layer,
+        contexts=contexts,
+        options=options,
+        prepend_bos=prepend_bos,
+        kind=kind,
+        stacklevel=3,
     )
     return found
 
@@ -94,6 +108,46 @@ def optimise_targets(
     >>> [target.losses[-1] for target in optimise_targets(model, requests, layer=4)]  # doctest: +SKIP
     [0.04, 0.05]
     """
+    return search_targets(
+        model,
+        requests,
+        layer=layer,
+        contexts=contexts,
+        options=options,
+        prepend_bos=prepend_bos,
+        kind=kind,
+        batch_size=batch_size,
+        progress=progress,
+        stacklevel=3,
+    )
+
+
+def search_targets(
+    model: HookedModel,
+    requests: Sequence[EditRequest],
+    *,
+    layer: int,
+    contexts: Sequence[str],
+    options: TargetOptions | None,
+    prepend_bos: bool | None,
+    kind: TargetKind,
+    batch_size: int | None = None,
+    progress: bool = False,
+    stacklevel: int,
+) -> list[Target]:
+    """Find what ``optimise_targets`` finds, for a function that its user calls.
+
+    Args:
+        stacklevel: of the warning, counted from here.
+
+    Raises:
+        InputError, TextError, RangeError, WorkError: as ``optimise_targets``.
+
+    Warns:
+        TargetWarning: as ``optimise_targets``.
+
+    >>> search_targets(model, requests, layer=4, kind="mlp", stacklevel=3, **rest)  # doctest: +SKIP
+    """
     require_hooked(model)
     check_layer(layer, model.cfg.n_layers)
     options = TargetOptions() if options is None else options
@@ -120,6 +174,17 @@ def optimise_targets(
             kl_at_subject=options.kl_position == "subject",
             prepend_bos=prepend_bos,
         )
+        # Above the last layer nothing is passed on to other tokens: the best change is none.
+        last = layer == int(model.cfg.n_layers) - 1
+        lost = {number for number, read in enumerate(rows.read_at_subject()) if last and not read}
+        if lost:
+            warnings.warn(
+                f"target: what layer {layer}, the last one, gives at the subject's last token cannot reach "
+                f"the answer of {len(lost)} request(s), first {requests[min(lost)].fact.prompt!r}: no change "
+                "is wanted there. Take a lower layer.",
+                TargetWarning,
+                stacklevel=stacklevel,
+            )
         size = requests_within(model, rows, layer) if batch_size is None else batch_size
         # Requests with much text behind the subject share batches.
         longest = torch.zeros(len(requests), dtype=torch.long)
@@ -130,16 +195,22 @@ def optimise_targets(
             some = order[first : first + size]
             batch, _ = rows.of(some)
             names = [requests[number].fact.prompt for number in some]
-            targets = _search(model, batch, names, Site(layer, kind), options)
+            still = {place for place, number in enumerate(some) if number in lost}
+            targets = _search(model, batch, names, Site(layer, kind), options, still)
             found.update(zip(some, targets, strict=True))
             bar.advance(task, len(some))
     return [found[number] for number in range(len(requests))]
 
 
 def _search(
-    model: HookedModel, rows: TargetRows, names: Sequence[str], site: Site, options: TargetOptions
+    model: HookedModel,
+    rows: TargetRows,
+    names: Sequence[str],
+    site: Site,
+    options: TargetOptions,
+    lost: Collection[int],
 ) -> list[Target]:
-    """The targets of requests that share a batch."""
+    """The targets of requests that share a batch; those that are lost get no change."""
     n_requests = len(rows.bare)
     with _frozen(model), torch.enable_grad():
         runs = target_runs(model, rows, site)
@@ -154,17 +225,6 @@ def _search(
         answer_nll: list[list[float]] = [[] for _ in active]
         final = torch.zeros_like(outputs)
         reference: Tensor | None = None
-        # Above the last layer nothing is passed on to other tokens: the best change is none.
-        last = site.layer == int(model.cfg.n_layers) - 1
-        lost = {number for number, read in enumerate(rows.read_at_subject()) if last and not read}
-        if lost:
-            warnings.warn(
-                f"target: what layer {site.layer}, the last one, gives at the subject's last token cannot "
-                f"reach the answer of {len(lost)} request(s), first {names[min(lost)]!r}: no change is "
-                "wanted there. Take a lower layer.",
-                TargetWarning,
-                stacklevel=4,
-            )
         for step in range(options.steps):
             chosen = torch.tensor(active, device=deltas.device)
             own = deltas[chosen]

@@ -285,6 +285,16 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
             model, REQUEST, layer=LAYER, options=FEW
         ),
         "optimise_targets": lambda model, folder: _targets(model, "mlp", None),
+        "search_targets": lambda model, folder: targets.search_targets(
+            model,
+            [REQUEST],
+            layer=LAYER,
+            contexts=CONTEXTS,
+            options=FEW,
+            prepend_bos=None,
+            kind="mlp",
+            stacklevel=2,
+        ),
         "optimise_targets of the residual": lambda model, folder: _targets(model, "resid", 1),
         "parameter": lambda model, folder: models.parameter(model, "blocks.1.mlp.W_out"),
         "parameter_value": lambda model, folder: models.parameter_value(model, "embed.W_E"),
@@ -325,7 +335,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
 
 BACKWARD: Final = (
     "Ledger.open", "alphaedit", "emmet", "finetune", "knowledge_neurons", "memit", "neuron_edit",
-    "optimise_target", "optimise_targets", "rome", "suggest_hparams", "sweep_layers",
+    "optimise_target", "optimise_targets", "rome", "search_targets", "suggest_hparams", "sweep_layers",
 )  # fmt: skip
 TRAINING: Final = tuple(name for name in CALLS if name.split()[0] in BACKWARD)
 """Calls that run backward through the model."""

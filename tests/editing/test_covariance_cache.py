@@ -187,8 +187,9 @@ def test_a_bad_file_is_noticed_measured_anew_and_replaced(
 ) -> None:
     first = collect(tiny_model)
     damage(sorted(folder.iterdir())[0])
-    with pytest.warns(CovarianceWarning, match=message):
+    with pytest.warns(CovarianceWarning, match=message) as caught:
         assert same(collect(tiny_model), first)
+    assert [warning.filename for warning in caught] == [__file__]
     assert same(collect(tiny_model), first)
 
 

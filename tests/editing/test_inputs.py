@@ -83,7 +83,7 @@ def test_bad_input_is_refused_before_any_search(
     error: type,
     message: str,
 ) -> None:
-    monkeypatch.setattr(writing, "optimise_targets", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(writing, "search_targets", lambda *_, **__: pytest.fail("searched"))
     given = {"requests": [REQUEST], "layers": [0, 1], "covariance": moments, "contexts": ("{}",), **changes}
     with pytest.raises(error, match=message):
         method(tiny_model, **given)
@@ -116,7 +116,7 @@ def test_a_bad_ridge_is_refused_before_any_search(
     value: object,
     message: str,
 ) -> None:
-    monkeypatch.setattr(writing, "optimise_targets", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(writing, "search_targets", lambda *_, **__: pytest.fail("searched"))
     with pytest.raises(RangeError, match=message):
         method(tiny_model, [REQUEST], layers=[0], covariance=moments, contexts=("{}",), **{argument: value})
 

@@ -325,7 +325,7 @@ def test_an_edit_on_top_of_an_active_one_leaves_it_and_undoes_to_the_same_bits(
         def fail(*_: Any, **__: Any) -> None:
             raise WorkError("target: the loss became nan at step 0")
 
-        monkeypatch.setattr("mechstyle.editing.writing.optimise_targets", fail)
+        monkeypatch.setattr("mechstyle.editing.writing.search_targets", fail)
         with pytest.raises(WorkError, match="became nan"):
             memit(tiny_model, REQUESTS[1:], **shared)
         assert active_edits(tiny_model) == (handle,)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +86,31 @@ def test_where_the_answer_cannot_be_reached_no_change_is_wanted_and_a_warning_sa
         found = optimise_target(tiny_model, REQUEST, layer=2, kind=kind)  # type: ignore[arg-type]
     assert not found.delta.any()
     assert len(found.losses) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: optimise_target(model, REQUEST, layer=2, options=FEW),
+        lambda model: optimise_targets(model, [REQUEST] * 2, layer=2, options=FEW, batch_size=1),
+        lambda model: ms.rome(model, REQUEST, layer=2, **_writing(model)),
+        lambda model: ms.memit(model, REQUEST, layers=2, **_writing(model)),
+        lambda model: ms.emmet(model, REQUEST, layers=2, **_writing(model)),
+        lambda model: ms.alphaedit(model, REQUEST, layers=2, **_writing(model)),
+    ],
+    ids=["optimise_target", "optimise_targets", "rome", "memit", "emmet", "alphaedit"],
+)
+def test_the_warning_names_the_line_that_called_the_library_and_comes_once(
+    tiny_model: HookedTransformer, call: Callable[[HookedTransformer], object]
+) -> None:
+    with pytest.warns(TargetWarning) as caught:
+        call(tiny_model)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def _writing(model: HookedTransformer) -> dict[str, Any]:
+    scales = torch.logspace(0, -6, model.cfg.d_mlp, dtype=torch.float64)
+    return {"covariance": {2: scales.diag()}, "contexts": ("{}",), "target_options": FEW}
 
 
 def test_where_the_subject_ends_the_prompt_the_last_layer_reaches_the_answer(

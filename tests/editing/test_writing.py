@@ -16,7 +16,7 @@ import mechstyle as ms
 from mechstyle.editing.application import active_edits
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.keys import subject_keys, subject_states
-from mechstyle.editing.targets import TargetOptions, optimise_target, optimise_targets
+from mechstyle.editing.targets import TargetOptions, optimise_target, optimise_targets, search_targets
 from mechstyle.editing.writing import KeepWarning
 from mechstyle.errors import InputError, WorkError
 from mechstyle.models import load_model
@@ -198,13 +198,26 @@ def test_a_failure_in_a_later_batch_leaves_the_model_as_it_was(
         if len(calls) == 2:
             assert not torch.equal(model.blocks[0].mlp.W_out, before["blocks.0.mlp.W_out"])
             raise WorkError("injected")
-        return optimise_targets(*args, **kwargs)
+        return search_targets(*args, **kwargs)
 
-    monkeypatch.setattr("mechstyle.editing.writing.optimise_targets", second_search_fails)
+    monkeypatch.setattr("mechstyle.editing.writing.search_targets", second_search_fails)
     with pytest.raises(WorkError, match="injected"):
         write(model, ms.emmet, *REQUESTS, batch_size=1)
     assert not active_edits(model)
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_what_was_given_is_named_by_a_hash(model: HookedTransformer) -> None:
+    targets = optimise_targets(model, REQUESTS, layer=1, contexts=CONTEXTS, options=OPTIONS, kind="resid")
+    given, searched = (write(model, ms.emmet, *REQUESTS, targets=one) for one in (targets, None))
+    settings = given.provenance["settings"]
+    assert len(settings["targets_sha256"]) == 64
+    assert searched.provenance["settings"]["targets_sha256"] is None
+    assert settings["covariance"] == searched.provenance["settings"]["covariance"]
+    other = {layer: 2 * moment for layer, moment in moments_of(model).items()}
+    changed = write(model, ms.emmet, *REQUESTS, targets=targets, covariance=other).provenance["settings"]
+    assert changed["covariance"] != settings["covariance"]
+    assert changed["targets_sha256"] == settings["targets_sha256"]
 
 
 def test_targets_of_another_model_or_number_are_refused(model: HookedTransformer) -> None:
