@@ -26,7 +26,7 @@ from mechstyle.editing.layer_solves import LayerSolve
 from mechstyle.editing.spread import LayerWrite, apart, write_in_layers
 from mechstyle.editing.target_options import Target, TargetOptions
 from mechstyle.editing.target_runs import TargetKind
-from mechstyle.editing.targets import optimise_targets
+from mechstyle.editing.targets import search_targets
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.models import (
     HookedModel,
@@ -133,7 +133,7 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
             some = given[first : first + size]
             own = list(targets[first : first + size])
             if not own:
-                own = optimise_targets(
+                own = search_targets(
                     model,
                     some,
                     layer=layers[-1],
@@ -142,6 +142,7 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
                     prepend_bos=bos,
                     kind=policy.kind,
                     progress=wish.progress,
+                    stacklevel=4,
                 )
             writes = write_in_layers(
                 model,
