@@ -28,7 +28,6 @@ Form = Literal["auto", "batch", "dense"]
 
 _SYMMETRY_TOLERANCE = 1e-5  # relative to the largest entry; covariances saved in fp32 stay well below it
 _MISS = 1e-6  # relative to the residual: what the written keys may be off by
-_PROGRESS = 3.0  # what a larger jitter must bring where the keys depend on each other
 _DROWNED_JITTER = 1e-6  # relative to the mean diagonal: beyond it no digits are missing for want of jitter
 _MOST_JITTER = 1.0  # relative to the mean diagonal: beyond it the matrix was never positive semi-definite
 
@@ -113,16 +112,12 @@ def _batch_form(keys: Tensor, residual: Tensor, covariance: Tensor, ridge: float
     are more keys than these, all others drown in rounding; a larger one then gives them their digits back.
     """
     first = update = _batch_solve(keys, residual, covariance, ridge, read, 0.0)
-    scale, miss = float(covariance.diagonal().mean()), _miss(first, residual, ridge, read)
-    while miss > _MISS:
+    scale = float(covariance.diagonal().mean())
+    while _miss(update, residual, ridge, read) > _MISS:
         if update.jitter > _DROWNED_JITTER * scale:
             return first
         more = 10.0 * update.jitter or torch.finfo(keys.dtype).eps * scale
         update = _batch_solve(keys, residual, covariance, ridge, read, more)
-        before, miss = miss, _miss(update, residual, ridge, read)
-        # Keys that repeat and want different things cannot be met, whatever is added to C.
-        if update.gram_jitter and miss > before / _PROGRESS:
-            return first
     return update
 
 

@@ -13,8 +13,9 @@ from mechstyle.editing.edit import EditSet
 from mechstyle.editing.inputs import checked_bases, checked_ridge
 from mechstyle.editing.keys import memit_contexts, sample_contexts
 from mechstyle.editing.layer_solves import ClosedForm, LayerSolve, NullSpace
+from mechstyle.editing.storage import sha256_of
 from mechstyle.editing.targets import Target, TargetOptions
-from mechstyle.editing.writing import Moments, Policy, Wish, write_requests
+from mechstyle.editing.writing import Moments, Policy, Wish, carry_out
 from mechstyle.errors import InputError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, require_hooked
@@ -97,15 +98,15 @@ def memit(
         requests,
         layers,
         covariance,
-        contexts,
-        target_options,
-        targets,
-        batch_size,
-        seed,
-        prepend_bos,
-        progress,
+        contexts=contexts,
+        target_options=target_options,
+        targets=targets,
+        batch_size=batch_size,
+        seed=seed,
+        prepend_bos=prepend_bos,
+        progress=progress,
     )
-    return write_requests(model, wish, _in_closed_form("memit", ridge, legacy))
+    return carry_out(model, wish, _in_closed_form("memit", ridge, legacy))
 
 
 def emmet(
@@ -146,15 +147,15 @@ def emmet(
         requests,
         layers,
         covariance,
-        contexts,
-        target_options,
-        targets,
-        batch_size,
-        seed,
-        prepend_bos,
-        progress,
+        contexts=contexts,
+        target_options=target_options,
+        targets=targets,
+        batch_size=batch_size,
+        seed=seed,
+        prepend_bos=prepend_bos,
+        progress=progress,
     )
-    return write_requests(model, wish, _in_closed_form("emmet", checked, legacy))
+    return carry_out(model, wish, _in_closed_form("emmet", checked, legacy))
 
 
 def alphaedit(
@@ -179,12 +180,13 @@ def alphaedit(
 
     As ``memit``, but each layer's change lies in the span of its second moment's eigenvectors with small
     eigenvalues, and spares the keys that active edits of the model wrote before: apply one batch before the
-    next is computed, or give ``batch_size``.
+    next is computed, or give ``batch_size``. Edits that hold no keys, such as fine-tuning, are not spared.
 
     Args:
         threshold: largest eigenvalue that counts as small, as a multiple of the mean one; None is 0.2, which
             did best on ``organism-m``.
-        l2: weight of the size of the change; None is a tenth of the keys' mean squared norm within that span.
+        l2: weight of the size of the change; None is a tenth of the keys' mean squared norm within that span,
+            or of a hundredth of their whole one, where that is more.
         bases: layer -> what ``null_space`` gave for its second moment, so that many calls need it but once;
             it takes the place of ``threshold``.
         legacy: as published: contexts as in ``memit(legacy=True)``, and ``threshold`` is an absolute number
@@ -193,6 +195,10 @@ def alphaedit(
     Raises:
         InputError: as ``memit``, no eigenvalue is small enough, or bases that do not fit.
         RangeError, ModelError, TextError, WorkError: as ``memit``.
+
+    Warns:
+        NullSpaceWarning: the keys of the requests hardly reach into that span, so that little is written.
+        CovarianceWarning, TargetWarning, KeepWarning, SharedKeyWarning: as ``memit``.
 
     Fang et al. 2024 (AlphaEdit), eq. 14.
 
@@ -203,6 +209,8 @@ def alphaedit(
     checked = checked_ridge(weight, "l2", zero=False)
     limit = (NULL_PUBLISHED if legacy else NULL_SHARE) if threshold is None else threshold
     small = checked_ridge(limit, "threshold", zero=True)
+    if bases is not None and not all(isinstance(one, Tensor) for one in bases.values()):
+        raise InputError("bases: expected a mapping layer -> matrix, as null_space returns them.")
     if bases is not None and threshold is not None:
         raise InputError("threshold: the given bases were made with one of their own; leave it out.")
 
@@ -217,20 +225,21 @@ def alphaedit(
         requests,
         layers,
         covariance,
-        contexts,
-        target_options,
-        targets,
-        batch_size,
-        seed,
-        prepend_bos,
-        progress,
+        contexts=contexts,
+        target_options=target_options,
+        targets=targets,
+        batch_size=batch_size,
+        seed=seed,
+        prepend_bos=prepend_bos,
+        progress=progress,
     )
     own = {
         "threshold": small if bases is None else None,
+        "bases_sha256": None if bases is None else sha256_of(bases[layer] for layer in sorted(bases)),
         "l2": checked,
         "l2_is_relative": l2 is None and not legacy,
     }
-    return write_requests(model, wish, _policy("alphaedit", solve, own, legacy))
+    return carry_out(model, wish, _policy("alphaedit", solve, own, legacy))
 
 
 def _in_closed_form(method: str, ridge: float, legacy: bool) -> Policy:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +13,15 @@ from torch import Tensor
 from mechstyle.null_space import null_space_update
 from mechstyle.solve import LowRank, closed_form_update
 
-__all__ = ["ClosedForm", "LayerRows", "LayerSolve", "NullSpace"]
+__all__ = ["ClosedForm", "LayerRows", "LayerSolve", "NullSpace", "NullSpaceWarning"]
+
+
+LEAST_SHARE: Final = 0.01
+"""Of the keys' squared norm that should lie in the free directions."""
+
+
+class NullSpaceWarning(UserWarning):
+    """What is to be written lies almost wholly in directions that must stay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,11 @@ class ClosedForm:
 
 @dataclass(frozen=True, eq=False)
 class NullSpace:
-    """AlphaEdit: ``l2`` is relative to the mean squared norm of the projected keys, unless ``absolute``."""
+    """AlphaEdit: ``l2`` is relative to the mean squared norm of the projected keys, unless ``absolute``.
+
+    Where keys hardly reach into the free directions, it is relative to a share of the whole keys: otherwise
+    the change would grow without bounds to write what can only be written at the preserved keys' cost.
+    """
 
     bases: Mapping[int, Float[Tensor, "d_mlp kept"]]
     l2: float
@@ -60,5 +73,15 @@ class NullSpace:
     def __call__(self, rows: LayerRows) -> LowRank:
         """See ``null_space_update``."""
         basis = self.bases[rows.layer].to(rows.keys)
-        scale = 1.0 if self.absolute else float((rows.keys @ basis).square().sum(-1).mean())
+        whole = float(rows.keys.square().sum(-1).mean())
+        free = float((rows.keys @ basis).square().sum(-1).mean())
+        if free < LEAST_SHARE * whole:
+            warnings.warn(
+                f"alphaedit: at layer {rows.layer} only {free / whole:.2g} of the requests' squared keys is "
+                "in the directions that preserved keys leave free, so that little is written; raise the "
+                "threshold.",
+                NullSpaceWarning,
+                stacklevel=5,
+            )
+        scale = 1.0 if self.absolute else max(free, LEAST_SHARE * whole)
         return null_space_update(rows.keys, rows.residual, basis, self.l2 * scale, rows.previous())

@@ -12,7 +12,7 @@ from mechstyle.editing.edit import EditSet
 from mechstyle.editing.inputs import checked_layers, single_request
 from mechstyle.editing.layer_solves import ClosedForm
 from mechstyle.editing.targets import Target, TargetOptions
-from mechstyle.editing.writing import Policy, Wish, write_requests
+from mechstyle.editing.writing import Policy, Wish, carry_out
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, require_hooked
 
@@ -83,7 +83,7 @@ def rome(
         prepend_bos=prepend_bos,
     )
     policy = Policy("rome", TargetOptions(), "mlp", ClosedForm, {"legacy": legacy}, read_bare=legacy)
-    edit = write_requests(model, wish, policy)
+    edit = carry_out(model, wish, policy)
     found = edit.provenance["settings"]
     alone = {name: found[name][0] for name in ("losses", "answer_nll")}
     return replace(

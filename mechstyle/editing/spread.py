@@ -149,19 +149,18 @@ def _begin(model: HookedModel, fact: Fact, prepend_bos: bool | None) -> tuple[in
 
 def apart(
     model: HookedModel, keep: Sequence[Fact], phrased: Sequence[Sequence[Fact]], *, prepend_bos: bool | None
-) -> tuple[Fact, ...]:
-    """The facts that have a key of their own beside those of the requests, each key once.
+) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
+    """The facts with keys of their own beside those of the requests, each key once; and those without.
 
-    >>> apart(model, [Fact("{} is", "Miles", " b")], [[fact]], prepend_bos=None)  # doctest: +SKIP
+    >>> kept, lost = apart(model, keep, [request.phrased], prepend_bos=None)  # doctest: +SKIP
     """
-    seen = {_begin(model, fact, prepend_bos) for one in phrased for fact in one}
-    found = []
-    for fact in keep:
-        begin = _begin(model, fact, prepend_bos)
-        if begin not in seen:
-            seen.add(begin)
-            found.append(fact)
-    return tuple(found)
+    if not keep:
+        return (), ()
+    changed = {_begin(model, fact, prepend_bos) for one in phrased for fact in one}
+    begins = [_begin(model, fact, prepend_bos) for fact in keep]
+    own = {begin: fact for begin, fact in zip(begins, keep, strict=True) if begin not in changed}
+    lost = tuple(fact for begin, fact in zip(begins, keep, strict=True) if begin in changed)
+    return tuple(own.values()), lost
 
 
 def _merged(rows: Float[Tensor, "fact d"], group: Int[Tensor, " fact"]) -> Float[Tensor, "key d"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from mechstyle.errors import FileError
 from mechstyle.files import atomic_write
 
-__all__ = ["file_kind", "load_tensors", "save_tensors"]
+__all__ = ["file_kind", "load_tensors", "save_tensors", "sha256_of"]
 
 _FORMAT = 1
 
@@ -80,6 +80,18 @@ def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
         )
     header: dict[str, Any] = document["header"]
     return tensors, header
+
+
+def sha256_of(tensors: Iterable[Tensor]) -> str:
+    """Hash (hex) of the numbers of some tensors, in fp64.
+
+    >>> sha256_of([torch.zeros(2)])[:8]
+    '374708ff'
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().double().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def file_kind(path: str | os.PathLike[str]) -> str | None:

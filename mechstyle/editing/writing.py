@@ -24,6 +24,7 @@ from mechstyle.editing.inputs import (
 from mechstyle.editing.keys import BARE, check_contexts, sample_contexts
 from mechstyle.editing.layer_solves import LayerSolve
 from mechstyle.editing.spread import LayerWrite, apart, write_in_layers
+from mechstyle.editing.storage import sha256_of
 from mechstyle.editing.target_options import Target, TargetOptions
 from mechstyle.editing.target_runs import TargetKind
 from mechstyle.editing.targets import search_targets
@@ -38,7 +39,7 @@ from mechstyle.models import (
 )
 from mechstyle.requests import check_requests, same_key
 
-__all__ = ["KeepWarning", "Policy", "SharedKeyWarning", "Wish", "write_requests"]
+__all__ = ["KeepWarning", "Policy", "SharedKeyWarning", "Wish", "carry_out"]
 
 Moments = Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
 
@@ -91,7 +92,7 @@ class Wish:
     progress: bool = False
 
 
-def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
+def carry_out(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
     """Compute the edit that a policy makes of a wish; the model is unchanged.
 
     Raises:
@@ -100,7 +101,7 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
     Warns:
         CovarianceWarning, TargetWarning, KeepWarning, SharedKeyWarning: as ``memit``.
 
-    >>> edit = write_requests(model, Wish(requests, 4, moments), policy)  # doctest: +SKIP
+    >>> edit = carry_out(model, Wish(requests, 4, moments), policy)  # doctest: +SKIP
     """
     given, layers = check_requests(wish.requests), checked_layers(model, wish.layers)
     size = checked_batch_size(wish.batch_size, len(given))
@@ -115,13 +116,13 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
         stacklevel=4,
         edited=edited_weights(model),
     )
-    solve = policy.solve(moments)
     options = policy.options if wish.target_options is None else wish.target_options
     targets = checked_targets(wish.targets, len(given), int(model.cfg.d_model))
     sampled = policy.sample(model, wish.seed) if wish.contexts is None else wish.contexts
     contexts = check_contexts(sampled)
     weights = _context_weights(contexts, bare_is_half=policy.bare_is_half)
     keep = _kept(model, given, bos)
+    solve = policy.solve(moments)
     for first in range(0, len(given), size):
         _warn_if_shared(given[first : first + size], first)
     found: list[Target] = []
@@ -173,13 +174,14 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
         "contexts": list(contexts),
         "context_weights": weights,
         "target_options": asdict(options) if wish.targets is None else None,
+        "targets_sha256": sha256_of([target.delta for target in targets]) if targets else None,
         "losses": [list(target.losses) for target in found],
         "answer_nll": [list(target.answer_nll) for target in found],
         "keys": sum(writes[0].keys for writes in batches),
         "missing": [write.missing for write in every],
         "jitter": [write.jitter for write in every],
         "gram_jitter": [write.gram_jitter for write in every],
-        "covariance": dict(wish.covariance.provenance) if isinstance(wish.covariance, Covariance) else None,
+        "covariance": _described(wish.covariance, moments),
     }
     return EditSet(
         edits=tuple(write.edit for write in every),
@@ -192,16 +194,16 @@ def write_requests(model: HookedModel, wish: Wish, policy: Policy) -> EditSet:
 def _kept(model: HookedModel, requests: Sequence[EditRequest], bos: bool) -> tuple[Fact, ...]:
     """The facts to keep that can be kept, all requests' together."""
     asked = tuple(dict.fromkeys(fact for request in requests for fact in request.keep))
-    phrased = [request.phrased for request in requests]
-    for fact in asked:
-        if not apart(model, [fact], phrased, prepend_bos=bos):
-            warnings.warn(
-                f"keep: {fact.prompt!r} begins like a prompt that is to change, up to the subject's last "
-                "token, so that no change of the MLP there can tell them apart; it is not kept.",
-                KeepWarning,
-                stacklevel=4,
-            )
-    return apart(model, asked, phrased, prepend_bos=bos)
+    kept, lost = apart(model, asked, [request.phrased for request in requests], prepend_bos=bos)
+    if lost:
+        warnings.warn(
+            f"keep: {lost[0].prompt!r}{f' and {len(lost) - 1} more' if len(lost) > 1 else ''} begins like a "
+            "prompt that is to change, up to the subject's last token, so that no change of the MLP there "
+            "can tell them apart; it is not kept.",
+            KeepWarning,
+            stacklevel=4,
+        )
+    return kept
 
 
 def _warn_if_shared(requests: Sequence[EditRequest], first: int) -> None:
@@ -217,6 +219,13 @@ def _warn_if_shared(requests: Sequence[EditRequest], first: int) -> None:
             SharedKeyWarning,
             stacklevel=4,
         )
+
+
+def _described(covariance: Moments, moments: Moments) -> dict[str, Any]:
+    """Where second moments come from; of those that do not say it, a hash."""
+    if isinstance(covariance, Covariance):
+        return dict(covariance.provenance)
+    return {"sha256": sha256_of(list(moments.values()))}
 
 
 def _context_weights(contexts: Sequence[str], *, bare_is_half: bool) -> list[float]:

@@ -14,6 +14,7 @@ import mechstyle as ms
 from mechstyle.editing.application import active_edits
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.keys import sample_contexts, subject_states
+from mechstyle.editing.layer_solves import NullSpaceWarning
 from mechstyle.editing.targets import TargetOptions, optimise_targets
 from mechstyle.errors import InputError, RangeError
 from mechstyle.models import load_model
@@ -134,7 +135,7 @@ def test_batches_in_one_call_are_edits_one_on_top_of_the_other(
     assert not active_edits(model)
 
 
-def test_the_default_scales_with_the_keys_so_that_a_larger_model_is_edited_as_much(
+def test_the_default_threshold_scales_with_the_moments(
     model: HookedTransformer, moments: dict[int, Tensor]
 ) -> None:
     scaled = {layer: 1e4 * moment for layer, moment in moments.items()}
@@ -159,6 +160,31 @@ def test_bases_that_were_found_before_give_the_same_edit(
             written(model, moments, threshold=None, bases=wrong)
     with pytest.raises(InputError, match="threshold: the given bases were made with one of their own"):
         written(model, moments, threshold=0.1, bases=bases)
+
+
+def test_a_key_that_must_stay_is_hardly_written_and_the_user_is_told(
+    model: HookedTransformer, moments: dict[int, Tensor]
+) -> None:
+    key = mean_keys(model, REQUESTS[:1])
+    preserving = {1: moments[1] + 1e3 * key.T @ key}
+    with pytest.warns(
+        NullSpaceWarning, match="at layer 1 only .* of the requests' squared keys is"
+    ) as told:
+        edit = written(model, preserving, requests=REQUESTS[:1])
+    assert told[0].filename == __file__
+    free = written(model, moments, requests=REQUESTS[:1])
+    assert (key @ edit.delta(NAME)).norm() < 1e-6 * (key @ free.delta(NAME)).norm()
+    assert edit.delta(NAME).norm() < 1e3 * free.delta(NAME).norm()
+
+
+def test_keys_of_an_edit_of_nothing_are_not_spared(
+    model: HookedTransformer, moments: dict[int, Tensor]
+) -> None:
+    first = written(model, moments, requests=REQUESTS[:2])
+    alone = written(model, moments, requests=REQUESTS[2:])
+    with first.scaled(0.0).applied(model):
+        beside = written(model, moments, requests=REQUESTS[2:])
+    assert torch.equal(beside.delta(NAME), alone.delta(NAME))
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,34 @@ def test_the_order_of_facts_does_not_matter(model: HookedTransformer, ridge: flo
 SAME_KEY = (Fact("{} is the capital of", "Rome", " Italy"), Fact("{} is a city in", "Rome", " Italy"))
 
 
+def test_neither_order_nor_multiples_of_phrasings_make_another_key(model: HookedTransformer) -> None:
+    miles, trumpet = (Fact(f"{{}} {word}", name, " a") for word, name in (("is", "Miles"), ("plays", "Rome")))
+    was, has = (Fact(f"{{}} {word}", "Miles", " a") for word in ("was", "has"))
+    assert shared_keys(model, [[miles], [was, has]]).tolist() == [0, 0]
+    assert shared_keys(model, [[miles, trumpet], [trumpet, was]]).tolist() == [0, 0]
+    assert shared_keys(model, [[miles, trumpet], [miles, was, trumpet]]).tolist() == [0, 1]
+
+
+def test_a_key_that_several_phrasings_share_is_not_written_twice(
+    model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SubjectRows.mean_keys
+
+    def rounded(rows: SubjectRows) -> Tensor:
+        keys = real(rows)
+        return keys * (1 + 1e-7 * torch.arange(len(keys), dtype=keys.dtype)[:, None])
+
+    was, has = (Fact(f"{{}} {word}", "Rome", " a") for word in ("was", "has"))
+    monkeypatch.setattr(SubjectRows, "mean_keys", rounded)
+    deltas = torch.stack([torch.ones(32), -torch.ones(32)]).double()
+    (write,) = write_in_layers(
+        model, [[SAME_KEY[0]], [was, has]], deltas, layers=[1], solve=ClosedForm(moments_of(model), 0.0),
+        contexts=CONTEXTS, weights=FLAT, prepend_bos=False,
+    )  # fmt: skip
+    assert write.keys == 1
+    assert write.edit.delta().norm() < 1e-6  # they want opposite things of one key
+
+
 def test_facts_share_a_key_when_their_prompts_begin_alike_up_to_the_subject(model: HookedTransformer) -> None:
     other = Fact("The capital {} is in", "Rome", " Italy")
     phrased = [[fact] for fact in (SAME_KEY[0], other, SAME_KEY[1], SAME_KEY[0])]
