@@ -49,13 +49,14 @@ def read_edit_file(path: PathLike) -> list[EditRequest]:
         >>> read_edit_file("counterfact.json")[0].fact.subject  # doctest: +SKIP
         'Danielle Darrieux'
     """
-    return _read_any(path, _EDITS)
+    return _read_any(path, _EDITS, columns=("template",))
 
 
 def read_fact_file(path: PathLike) -> list[Fact]:
     """Read facts, for example those that must stay: as ``Fact.to_dict`` writes them, or as the known facts.
 
-    JSON lines or a JSON list; the first record's keys decide for all.
+    JSON lines or a JSON list, no table; the first record's keys decide for all. Targets are read as they are
+    written, in our own facts with their leading space.
 
     Raises:
         FileError: the file is missing, of another kind, or a record is wrong; the place is named.
@@ -63,7 +64,7 @@ def read_fact_file(path: PathLike) -> list[Fact]:
     Example:
         >>> requests = with_keep(requests, read_fact_file("stay.jsonl"))  # doctest: +SKIP
     """
-    return _read_any(path, _FACTS)
+    return _read_any(path, _FACTS, columns=())
 
 
 def read_pairs(path: PathLike) -> list[EditRequest]:
@@ -215,8 +216,8 @@ _FACTS: Final = (
 )
 
 
-def _read_any(path: PathLike, schemas: Sequence[_Schema[T]]) -> list[T]:
-    records = recognise(path, columns=("template",))
+def _read_any(path: PathLike, schemas: Sequence[_Schema[T]], *, columns: Sequence[str]) -> list[T]:
+    records = recognise(path, columns=columns)
     first = records[0].data
     keys = {str(key) for key in first} if isinstance(first, Mapping) else set()
     schema = next((one for one in schemas if one.keys <= keys), None)

@@ -48,7 +48,7 @@ def recognise(path: PathLike, *, columns: Iterable[str]) -> list[Record]:
     commas, semicolons or tabs.
 
     Args:
-        columns: by which a table is recognised: its first line has all of them.
+        columns: by which a table is recognised: its first line has all of them. Without any, no table is.
 
     Raises:
         FileError: the file is missing, is not UTF-8, holds no records or has none of these forms.
@@ -83,14 +83,19 @@ def json_list(path: PathLike, text: str) -> list[Record]:
 
 
 def json_lines(path: PathLike, text: str) -> list[Record]:
-    """One record a line; blank lines are skipped. One object over several lines is one record.
+    """One record a line; blank lines are skipped. Or objects over several lines, one after the other.
 
     Raises:
         FileError: a line is not JSON.
     """
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if lines and lines[0][1].strip() == "{" and text.rstrip().endswith("}"):
-        return [Record("record 0", parse(text, path))]
+    if len(lines) > 1 and not _is_json(lines[0][1]):
+        try:
+            return [Record(f"record {index}", one) for index, one in enumerate(_objects(path, text))]
+        except FileError:
+            # Another object below a first line that is none: one a line was meant.
+            if not lines[1][1].lstrip().startswith("{"):
+                raise
     return [Record(f"line {number}", parse(line, path, number)) for number, line in lines]
 
 
@@ -132,6 +137,29 @@ def parse(text: str, path: PathLike, line: int | None = None) -> Any:
         raise FileError(f"{path}{place} is not JSON: {error}. Is it truncated?") from error
 
 
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _objects(path: PathLike, text: str) -> list[object]:
+    """JSON values that follow one another with white space between."""
+    found: list[object] = []
+    place = len(text) - len(text.lstrip())
+    while place < len(text):
+        try:
+            one, place = json.JSONDecoder().raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            raise FileError(f"{path} is not JSON: {error}. Is it truncated?") from error
+        found.append(one)
+        while place < len(text) and text[place].isspace():
+            place += 1
+    return found
+
+
 def _convert(record: Record, convert: Callable[[Mapping[str, Any]], T], path: PathLike) -> T:
     where, data = f"{path}, {record.place}", record.data
     if not isinstance(data, Mapping):
@@ -147,6 +175,9 @@ def _convert(record: Record, convert: Callable[[Mapping[str, Any]], T], path: Pa
 
 
 def _table(path: PathLike, text: str, columns: set[str]) -> list[Record]:
+    if not columns:
+        raise FileError(f"{path} holds neither JSON lines nor a JSON list; it begins with {text[:80]!r}.")
+    blank = text[: len(text) - len(text.lstrip("\r\n"))].count("\n")
     text = text.lstrip("\r\n")
     head = text.split("\n", 1)[0]
     try:
@@ -159,13 +190,13 @@ def _table(path: PathLike, text: str, columns: set[str]) -> list[Record]:
             )
         names = [name.strip() for name in headers[mark]]
         if len(set(names)) < len(names):
-            raise FileError(f"{path}, line 1: a column is named twice in {', '.join(names)}.")
+            raise FileError(f"{path}, line {blank + 1}: a column is named twice in {', '.join(names)}.")
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         next(rows)
         found = []
         for cells in rows:
             if any(cell.strip() for cell in cells):
-                found.append(_row(path, rows.line_num, names, cells))
+                found.append(_row(path, blank + rows.line_num, names, cells))
     except csv.Error as error:
         raise FileError(f"{path} is not a table: {error}. Is a quote left open?") from error
     return found

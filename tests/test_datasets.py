@@ -245,6 +245,10 @@ def test_facts_to_keep_and_removals_are_read_from_json_lines(tmp_path: Path) -> 
         ('[{"requested_rewrite": 3}]', "record 0: a part has the wrong type"),
         ('{\n"fact": }', "is not JSON: .* line 2 column 9"),
         ('{"fact": 1}\n{"fact', "line 2 is not JSON"),
+        ('{"fact": 1,\n"new_target": 2}\n{"fact": 3,\n"new', "edits is not JSON: .* line 4 column 1 "),
+        ('{"fact": 1\n{"fact": 2}\n', "line 1 is not JSON"),
+        ("\n\ntemplate,subject,new_target\n{} is,a,b,c", "line 4: has 4 cells, but the first line names 3 "),
+        ("\ntemplate,subject,subject\n{},a,b,c", "line 2: a column is named twice in template, "),
         ("[" * 100_000, "is not JSON"),
     ],
 )
@@ -266,3 +270,19 @@ def test_unknown_fields_of_a_request_are_refused_with_their_line(tmp_path: Path)
 def test_a_file_of_edits_is_no_file_of_facts() -> None:
     with pytest.raises(FileError, match=r"not a kind .* Understood are known facts .*; facts \(template"):
         read_fact_file(DATA / "counterfact.json")
+
+
+def test_objects_over_several_lines_are_read_wherever_their_first_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "edits"
+    whole = [json.dumps(one.to_dict(), indent=1) for one in PAIRS]
+    path.write_text("\n" + "\n".join(whole) + "\n")
+    assert read_edit_file(path) == list(PAIRS)
+    path.write_text('{"template": "{} plays the",\n "subject": "Miles", "new_target": "harp"}')
+    assert read_edit_file(path)[0].new_target == " harp"
+
+
+def test_facts_are_not_read_from_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text("template,subject,target\n{} plays the,Miles Davis,trumpet\n")
+    with pytest.raises(FileError, match="holds neither JSON lines nor a JSON list; it begins with 'template"):
+        read_fact_file(path)
