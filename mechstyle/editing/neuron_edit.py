@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from types import MappingProxyType
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from mechstyle.editing.application import active_ids
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.neurons import KnowledgeNeurons, Neuron, Rule, knowledge_neurons
 from mechstyle.editing.weight_edit import WeightEdit
+from mechstyle.editing.writing import KeepWarning
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
 from mechstyle.facts import EditRequest
 from mechstyle.models import (
@@ -67,16 +68,17 @@ def neuron_edit(
     "write" takes the old answer out of each row and puts the new one in: ``-= a * e_old``, ``+= b * e_new``,
     where ``e`` is the unembedding column of the answer's *first* token. "suppress" sets the rows to zero and
     "amplify" doubles them. The model is unchanged; apply the result. Requests that share a neuron add up;
-    a neuron is suppressed or amplified once.
+    a neuron is suppressed or amplified once. Facts to ``keep`` are not heeded: nothing here could hold them.
 
     Args:
         neurons: found before: those of one request, a list with those of each, or (layer, index) pairs that
-            serve every request; None finds them with the arguments below.
+            serve every request; None finds them with ``templates``, ``steps``, ``threshold``, ``share`` and
+            ``rule``, which are not used otherwise. Provenance has each search's settings as ``searches``.
         old_factor: ``a``; published is 1.
         new_factor: ``b``; published is 8.
         relative: as in the public code, factors count in lengths of the row, so that ``b = 1`` adds a vector
             as long as the row; otherwise they multiply the column as it is, as in the paper.
-        templates: as in ``knowledge_neurons``, and so are ``steps``, ``threshold``, ``share`` and ``rule``.
+        templates: as in ``knowledge_neurons``, and so are the other options of the search.
         prepend_bos: None means the model's default.
 
     Raises:
@@ -88,6 +90,7 @@ def neuron_edit(
 
     Warns:
         NeuronWarning: a fact has no knowledge neurons; its part of the edit is zero.
+        KeepWarning: a request has facts to keep.
 
     Dai et al. 2022 (Knowledge Neurons in Pretrained Transformers), sections 4.3 and 5; their public code.
 
@@ -110,7 +113,23 @@ def neuron_edit(
             prepend_bos=bos,
         )  # fmt: skip
 
-    places = _places(model, given, neurons, find)
+    places, searches = _places(model, given, neurons, find)
+    for request, own in zip(given, places, strict=True):
+        if not own:
+            warnings.warn(
+                f"requests: {request.fact.prompt!r} has no knowledge neurons, so nothing is written for it; "
+                "lower threshold or share, or give other templates.",
+                NeuronWarning,
+                stacklevel=2,
+            )
+    n_kept = len({fact for request in given for fact in request.keep})
+    if n_kept:
+        warnings.warn(
+            f"keep: neuron_edit does not heed the {n_kept} fact(s) to keep; rome, memit, emmet, alphaedit "
+            "and finetune do.",
+            KeepWarning,
+            stacklevel=2,
+        )
     if mode == "write":
         edits = _written(model, places, tokens, old_factor, new_factor, relative)
     else:
@@ -123,11 +142,7 @@ def neuron_edit(
         "old_factor": old_factor,
         "new_factor": new_factor,
         "relative": relative,
-        "templates": list(templates),
-        "steps": steps,
-        "threshold": threshold,
-        "share": share,
-        "rule": rule,
+        "searches": searches,
         "prepend_bos": bos,
         "on_top_of": list(active_ids(model)),
     }
@@ -153,17 +168,17 @@ def _places(
     requests: Sequence[EditRequest],
     neurons: Given | None,
     find: Callable[[EditRequest], KnowledgeNeurons],
-) -> list[tuple[Place, ...]]:
-    """The neurons of each request, checked."""
+) -> tuple[list[tuple[Place, ...]], list[dict[str, Any]] | None]:
+    """The neurons of each request, checked, and the settings that they were found with, if that is known."""
     if neurons is None:
-        return [_own(request, find(request)) for request in requests]
+        return _of_searches([find(request) for request in requests])
     listed = [neurons] if isinstance(neurons, KnowledgeNeurons) else list(neurons)
     if not listed:
         raise InputError("neurons: expected at least one, got none; leave the argument out to find them.")
     found = [one for one in listed if isinstance(one, KnowledgeNeurons)]
     if not found:
         own = tuple(dict.fromkeys(_place(model, one) for one in listed))
-        return [own] * len(requests)
+        return [own] * len(requests), None
     if len(found) != len(listed) or len(found) != len(requests):
         raise InputError(
             f"neurons: expected one KnowledgeNeurons for each of the {len(requests)} requests, got "
@@ -176,19 +191,14 @@ def _places(
                 f"neurons: found in another model (fingerprint {one.fingerprint[:12]}) than the one given "
                 f"({here[:12]}); find them again."
             )
-    return [_own(request, one) for request, one in zip(requests, found, strict=True)]
+    return _of_searches(found)
 
 
-def _own(request: EditRequest, found: KnowledgeNeurons) -> tuple[Place, ...]:
-    """A request's neurons, with a warning when there are none."""
-    if not found.neurons:
-        warnings.warn(
-            f"requests: {request.fact.prompt!r} has no knowledge neurons, so nothing is written for it; "
-            "lower threshold or share, or give other templates.",
-            NeuronWarning,
-            stacklevel=4,
-        )
-    return tuple((neuron.layer, neuron.index) for neuron in found.neurons)
+def _of_searches(
+    found: Sequence[KnowledgeNeurons],
+) -> tuple[list[tuple[Place, ...]], list[dict[str, Any]]]:
+    places = [tuple((neuron.layer, neuron.index) for neuron in one.neurons) for one in found]
+    return places, [dict(one.provenance.get("settings", {})) for one in found]
 
 
 def _place(model: HookedModel, pair: object) -> Place:

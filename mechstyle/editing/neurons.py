@@ -104,7 +104,7 @@ def knowledge_neurons(
     """
     require_hooked(model)
     phrased = _phrasings(fact, templates)
-    checked_counts(steps, threshold, share, batch_size)
+    _check_counts(steps, threshold, share, batch_size)
     if rule not in get_args(Rule):
         raise InputError(f"rule: expected one of {', '.join(get_args(Rule))}, got {rule!r}.")
     bos = resolve_bos(model, prepend_bos)
@@ -132,12 +132,7 @@ def knowledge_neurons(
     )
 
 
-def checked_counts(steps: int, threshold: float, share: float, batch_size: int) -> None:
-    """Refuse numbers that ``knowledge_neurons`` cannot use.
-
-    Raises:
-        RangeError: one is out of range.
-    """
+def _check_counts(steps: int, threshold: float, share: float, batch_size: int) -> None:
     for name, count in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise RangeError(f"{name}: expected a whole number of 1 or more, got {count!r}.")

@@ -14,6 +14,7 @@ from transformer_lens import HookedTransformer
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.neuron_edit import NeuronWarning, neuron_edit
 from mechstyle.editing.neurons import knowledge_neurons
+from mechstyle.editing.writing import KeepWarning
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.models import fingerprint, load_model
@@ -123,8 +124,26 @@ def test_neurons_found_before_are_those_found_now(tiny_model: HookedTransformer)
     first = neuron_edit(tiny_model, REQUEST, neurons=found[0])
     assert neuron_edit(tiny_model, REQUEST, neurons=listed).id == first.id
     settings = now.provenance["settings"]
-    assert (settings["method"], settings["steps"], settings["on_top_of"]) == ("neuron_edit", 3, [])
+    assert (settings["method"], settings["on_top_of"]) == ("neuron_edit", [])
     assert settings["neurons"][0] == [[one.layer, one.index] for one in listed]
+
+
+def test_settings_are_those_that_the_neurons_were_found_with(tiny_model: HookedTransformer) -> None:
+    found = knowledge_neurons(tiny_model, REQUEST, steps=2, rule="paper", threshold=0.5)
+    settings = neuron_edit(tiny_model, REQUEST, neurons=found).provenance["settings"]
+    assert settings["searches"] == [found.provenance["settings"]]
+    (search,) = neuron_edit(tiny_model, REQUEST, steps=2).provenance["settings"]["searches"]
+    assert (search["steps"], search["rule"], search["prompts"]) == (2, "middle", [FACT.prompt])
+    assert neuron_edit(tiny_model, REQUEST, neurons=[(0, 1)]).provenance["settings"]["searches"] is None
+    assert "steps" not in settings
+
+
+def test_facts_to_keep_are_not_heeded_and_a_warning_says_so(tiny_model: HookedTransformer) -> None:
+    asked = EditRequest(FACT, " guitar", keep=(Fact("{} is in", "Rome", " Italy"),))
+    with pytest.warns(KeepWarning, match=r"neuron_edit does not heed the 1 fact\(s\) to keep") as caught:
+        edit = neuron_edit(tiny_model, asked, neurons=[(0, 1)])
+    assert [warning.filename for warning in caught] == [__file__]
+    assert edit.id == neuron_edit(tiny_model, REQUEST, neurons=[(0, 1)]).id
 
 
 def test_edits_under_the_edit_are_named(tiny_model: HookedTransformer) -> None:
@@ -140,8 +159,9 @@ def test_a_fact_without_neurons_is_a_warning_and_a_zero_edit(tiny_model: HookedT
     model = planted(tiny_model, 1, 7)
     with torch.no_grad():
         model.blocks[1].mlp.W_out[7] *= -1
-    with pytest.warns(NeuronWarning, match="'Miles Davis plays the' has no knowledge neurons"):
+    with pytest.warns(NeuronWarning, match="'Miles Davis plays the' has no knowledge neurons") as caught:
         edit = neuron_edit(model, REQUEST)
+    assert [warning.filename for warning in caught] == [__file__]
     assert edit.parameters == ()
     with edit.applied(model):
         pass
