@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -119,6 +121,7 @@ def finetune(
         "parameters": list(kinds),
         "schedule": None if schedule is None else [list(some) for some in unfrozen],
         "n_preserved": len(plan.kept),
+        "preserved_sha256": _hash((*preserve, *stay)) if plan.kept else None,
         "active_edits": sorted(active_base(model)),
         "on_top_of": list(active_ids(model)),
         "seed": seed,
@@ -165,6 +168,12 @@ def gradient_log(edit: EditSet) -> pd.DataFrame:
     ]
     columns = ["step", "layer", "parameter", "norm", "loss", "known"]
     return pd.DataFrame(sorted(rows, key=lambda row: row[:2]), columns=columns)
+
+
+def _hash(preserved: Sequence[str | Fact]) -> str:
+    """SHA-256 (hex) of texts and facts in their order."""
+    listed = [one.to_dict() if isinstance(one, Fact) else one for one in preserved]
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
 
 
 def _names(kinds: Sequence[str], layers: Iterable[int]) -> list[str]:

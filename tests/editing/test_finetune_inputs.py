@@ -165,6 +165,28 @@ def test_long_texts_are_cut_to_the_models_context(tiny_model: HookedTransformer)
     assert edit.provenance["settings"]["n_preserved"] == 1
 
 
+def test_provenance_tells_preserved_texts_and_facts_apart_by_their_hash(
+    tiny_model: HookedTransformer,
+) -> None:
+    def hash_of(*preserve: str | Fact, request: EditRequest = REQUEST) -> str | None:
+        edit = finetune(tiny_model, request, layers=0, options=ONE, preserve=preserve)
+        found: str | None = edit.provenance["settings"]["preserved_sha256"]
+        return found
+
+    italy = Fact("{} is in", "Rome", " Italy")
+    kept = EditRequest(FACT, " guitar", keep=(italy,))
+    found = [
+        hash_of("The day was long."),
+        hash_of("He was born."),
+        hash_of(italy),
+        hash_of("Rome is in Italy"),
+    ]
+    assert len(set(found)) == 4
+    assert hash_of("The day was long.") == found[0]
+    assert hash_of(request=kept) == found[2]
+    assert hash_of() is None
+
+
 def test_defaults_are_those_of_the_published_baseline() -> None:
     options = FinetuneOptions()
     assert (options.steps, options.lr, options.weight_decay, options.early_stop) == (25, 5e-4, 0.0, 1e-2)
