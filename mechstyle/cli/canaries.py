@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from mechstyle.editing.health import HealthCheck
 
-__all__ = ["Canary", "Health", "KnownFacts", "MaxDelta", "MaxPerplexity", "MinKnown"]
+__all__ = ["LIMITS", "Canary", "Health", "KnownFacts", "MaxDelta", "MaxPerplexity", "MinKnown"]
+
+LIMITS: Final = MappingProxyType({"max_perplexity_ratio": 2, "max_delta_ratio": 10, "min_known": 0.5})
+"""What help says of the defaults of ``HealthCheck``, whose module is too heavy for that; a test compares."""
 
 Health = Annotated[
     bool,
@@ -27,17 +31,22 @@ KnownFacts = Annotated[
 MaxPerplexity = Annotated[
     float | None,
     typer.Option(
-        "--max-perplexity-ratio", help="With --ledger: of held-out text, to the unedited model's; 2."
+        "--max-perplexity-ratio",
+        help=f"With --ledger: of held-out text, to the unedited model's; {LIMITS['max_perplexity_ratio']}.",
     ),
 ]
 MaxDelta = Annotated[
     float | None,
-    typer.Option("--max-delta-ratio", help="With --ledger: largest change of a weight, in its own norms; 1."),
+    typer.Option(
+        "--max-delta-ratio",
+        help=f"With --ledger: largest change of a weight, in its own norms; {LIMITS['max_delta_ratio']}.",
+    ),
 ]
 MinKnown = Annotated[
     float | None,
     typer.Option(
-        "--min-known", help="With --ledger: least share of the known facts that is still known; 0.5."
+        "--min-known",
+        help=f"With --ledger: least share of the known facts that is still known; {LIMITS['min_known']}.",
     ),
 ]
 
@@ -92,5 +101,4 @@ class Canary:
 
     @property
     def _limits(self) -> dict[str, Any]:
-        names = ("max_perplexity_ratio", "max_delta_ratio", "min_known")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in LIMITS}

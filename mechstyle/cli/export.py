@@ -41,6 +41,9 @@ def export(
     paths = edit or []
     if (ledger is None) == (not paths):
         raise InputError("give either --ledger DIR, or --edit FILE, which may be repeated.")
+    from mechstyle.outputs import require_outside_ledgers
+
+    require_outside_ledgers(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise FileError(f"--out {out}: expected a new or empty folder, and it is not; name another one.")
     from mechstyle.editing.ledger import Ledger
