@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from mechstyle.cli.options import ORGANISM, Bos, Json, Model, Quiet, Requests, Seed
-from mechstyle.cli.output import emit
+from mechstyle.cli.output import emit, note
 from mechstyle.errors import InputError
 
 if TYPE_CHECKING:
+    from mechstyle.editing.edit import EditSet
+    from mechstyle.editing.memory import MemoryEdit
     from mechstyle.evaluation.edits import Edits
+    from mechstyle.facts import EditRequest
 
 __all__ = ["evaluate"]
+
+MAX_POSITIONS: Final = 256
+N_TEXTS: Final = 500
 
 
 def evaluate(
@@ -32,6 +40,12 @@ def evaluate(
         Path | None,
         typer.Option("--text", help="Text that has nothing to do with the edits, for perplexity."),
     ] = None,
+    n_texts: Annotated[
+        int, typer.Option("--n-texts", min=1, help="Read so many documents of --text, the first ones.")
+    ] = N_TEXTS,
+    max_positions: Annotated[
+        int, typer.Option("--max-positions", min=2, help="Read so many tokens of each document of --text.")
+    ] = MAX_POSITIONS,
     generate: Annotated[bool, typer.Option("--generate", help="Let the model write freely too.")] = False,
     prepend_bos: Bos = None,
     seed: Seed = 0,
@@ -47,7 +61,6 @@ def evaluate(
     if not paths and requests is None:
         raise InputError("nothing to score: give --requests FILE, --edit FILE, or both.")
     from mechstyle.datasets import read_edit_file
-    from mechstyle.documents import read_documents
     from mechstyle.editing.loading import load_edit
     from mechstyle.evaluation.scores import evaluate as score
     from mechstyle.files import atomic_write
@@ -63,7 +76,8 @@ def evaluate(
         if requests is None
         else read_edit_file(requests)
     )
-    texts = None if text is None else list(read_documents(text))
+    _require_pairs(paths, loaded, wanted, requests)
+    texts = None if text is None else _first_documents(text, n_texts)
     edits: Edits | None = loaded
     if len(loaded) <= 1:
         edits = loaded[0] if loaded else None
@@ -75,6 +89,7 @@ def evaluate(
             edits=edits,
             prepend_bos=prepend_bos,
             perplexity_texts=texts,
+            max_positions=max_positions,
             generate=generate,
             progress=not quiet,
         )
@@ -88,7 +103,48 @@ def evaluate(
         for name, value, low, high in table[["value", "low", "high"]].dropna(subset="value").itertuples():
             bounds = f"  [{low:.3f}, {high:.3f}]" if math.isfinite(low) else ""
             lines.append(f"  {name:24s} {value:.3f}{bounds}")
-        if scores.perplexity is not None:
-            lines.append(f"  {'perplexity':24s} {scores.perplexity[stage]:.3f}")
+        if scores.perplexity is not None and texts is not None:
+            number = f"of {len(texts)} {'document' if len(texts) == 1 else 'documents'}"
+            lines.append(f"  {'perplexity':24s} {scores.perplexity[stage]:.3f}  {number}")
     lines += [] if out is None else [str(out)]
     emit(scores.to_dict(seed=seed), "\n".join(lines), as_json=as_json)
+
+
+def _require_pairs(
+    paths: Sequence[Path],
+    edits: Sequence[EditSet | MemoryEdit],
+    wanted: Sequence[EditRequest],
+    file: Path | None,
+) -> None:
+    """Refuse edits that do not find their requests.
+
+    Raises:
+        InputError: no requests, or several edits that are not one for each request.
+    """
+    if not wanted:
+        raise InputError(f"--edit {paths[0]}: it names no request; give --requests FILE too.")
+    if len(paths) < 2:
+        return
+    if file is not None and len(wanted) != len(paths):
+        raise InputError(
+            f"--requests {file}: several --edit are applied each for its own request, in their order, but it "
+            f"holds {len(wanted)} and {len(paths)} edits were given; score the edits one at a time."
+        )
+    if file is not None:
+        return
+    for path, edit in zip(paths, edits, strict=True):
+        if len(edit.requests) != 1:
+            raise InputError(
+                f"--edit {path}: it holds {len(edit.requests)} requests, and of several edits each must hold "
+                "one request; score them one at a time, or merge them: mechstyle ledger DIR --merge FILE."
+            )
+
+
+def _first_documents(source: Path, number: int) -> list[str]:
+    """The first documents of a source; a note says when there are more."""
+    from mechstyle.documents import text_stream
+
+    found = list(islice(text_stream(source), number + 1))
+    if len(found) > number:
+        note(f"--text {source}: took its first {number} documents; --n-texts takes more or fewer.")
+    return found[:number]

@@ -130,7 +130,7 @@ def read_under(
     if n_tokens:
         written = [context + probe.prompt for probe in probes]
         prompts = encode_prompts(model, written, n_tokens=n_tokens, prepend_bos=prepend_bos)
-    front = _context_tokens(model, context) if texts else []
+    front = _context_tokens(model, context, texts[0][int(prepend_bos) :]) if texts else []
     if front:
         texts = [_behind(model, index, front, ids, prepend_bos) for index, ids in enumerate(texts)]
     return Reading(model, probes, prompts, texts, len(front), memory)
@@ -143,11 +143,24 @@ def _mixed(own: AnswerScore, said: AnswerScore, epsilon: float) -> AnswerScore:
     return AnswerScore(high + math.log1p(math.exp(low - high)), own.n_tokens, said.exact)
 
 
-def _context_tokens(model: HookedModel, context: str) -> list[int]:
-    """The context's own tokens: the texts behind it keep theirs, so that the same ones are scored."""
+def _context_tokens(model: HookedModel, context: str, text: Int[Tensor, " pos"]) -> list[int]:
+    """The context's own tokens, with the space at its end; texts behind it keep theirs, to be scored alike.
+
+    Where a tokenizer writes a space before each text itself (SentencePiece), the context gives its own up.
+
+    Args:
+        text: one of the texts, without BOS.
+    """
     if not context.strip():
         return []
-    return list(model.tokenizer(context.rstrip(), add_special_tokens=False, verbose=False)["input_ids"])
+    tokenizer, own = model.tokenizer, text.tolist()
+    whole, bare = (
+        list(tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"])
+        for one in (context, context.rstrip())
+    )
+    wanted = context + tokenizer.decode(own, clean_up_tokenization_spaces=False)
+    said = tokenizer.decode([*bare, *own], clean_up_tokenization_spaces=False)
+    return bare if said == wanted else whole
 
 
 def _behind(
@@ -156,10 +169,11 @@ def _behind(
     """A text's tokens with the context between them and BOS."""
     room = int(model.cfg.n_ctx)
     if len(front) + len(ids) > room:
+        left = room - len(front)
+        shorter = f"set max_positions (--max-positions) to {left} or less, or take" if left > 1 else "take"
         raise TextError(
             f"perplexity_texts[{index}]: its {len(ids)} tokens and {len(front)} of the edit's context do not "
-            f"fit into the model's context of {room}; pass max_positions={max(2, room - len(front))} or "
-            "less, or an edit of fewer requests."
+            f"fit into the model's context of {room}; {shorter} an edit of fewer requests."
         )
     begin = int(prepend_bos)
     return torch.cat([ids[:begin], torch.tensor(front, dtype=ids.dtype), ids[begin:]])

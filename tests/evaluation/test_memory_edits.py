@@ -187,7 +187,7 @@ def test_perplexity_behind_a_context_is_over_the_texts_own_tokens(
     edit = in_context_edit(tiny_model, MILES, prepend_bos=bos)
     found = evaluate(tiny_model, [MILES], edits=edit, prepend_bos=bos, perplexity_texts=TEXTS).perplexity
     start = [tiny_tokenizer.bos_token_id] if bos else []
-    context = tiny_tokenizer("Imagine that Miles Davis plays the guitar.")["input_ids"]
+    context = tiny_tokenizer("Imagine that Miles Davis plays the guitar. ")["input_ids"]
     expected = {}
     for stage, front in (("before", start), ("after", [*start, *context])):
         surprises = []
@@ -253,7 +253,8 @@ def test_texts_too_long_behind_a_context_say_how_many_positions_fit(tiny_model: 
     text = "The day was long. " * 20
     front = len(tiny_model.tokenizer(edit.context.rstrip())["input_ids"])
     with pytest.raises(
-        TextError, match=rf"perplexity_texts\[1\]: .* pass max_positions={64 - front} or less"
+        TextError,
+        match=rf"perplexity_texts\[1\]: .* set max_positions \(--max-positions\) to {64 - front} or less",
     ):
         evaluate(tiny_model, [MILES], edits=edit, perplexity_texts=[TEXTS[0], text])
     evaluate(tiny_model, [MILES], edits=edit, perplexity_texts=[text], max_positions=64 - front)
