@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import InputError
 
 __all__ = ["change_norms", "interactions"]
+
+
+_WIDTH: Final = 2048
+"""Columns of factors that are multiplied at once, so that many edits need no more memory than some."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +30,18 @@ class _Factors:
     left: Float[Tensor, "d_in rank"]
     right: Float[Tensor, "rank d_out"]
     keys: Float[Tensor, "key d_in"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Matrices of several edits, one below the other, and whose each row is."""
+
+    rows: Float[Tensor, "row width"]
+    owner: Int[Tensor, " row"]
+
+    def parts(self) -> Iterator[_Stack]:
+        for rows, owner in zip(self.rows.split(_WIDTH), self.owner.split(_WIDTH), strict=True):
+            yield _Stack(rows, owner)
 
 
 def interactions(edits: Sequence[Sequence[WeightEdit]], numbers: Sequence[int] | None = None) -> pd.DataFrame:
@@ -48,28 +67,44 @@ def interactions(edits: Sequence[Sequence[WeightEdit]], numbers: Sequence[int] |
     names = range(len(edits)) if numbers is None else numbers
     if len(names) != len(edits):
         raise InputError(f"numbers: expected one for each of {len(edits)} edits, got {len(names)}.")
+    n = len(edits)
     factors = [_by_parameter(one) for one in edits]
-    products = [[_inner(one, other) for other in factors[: place + 1]] for place, one in enumerate(factors)]
-    norms = [row[-1] ** 0.5 for row in products]
-    rows = []
-    for i, one in enumerate(factors):
-        written = _moved(one, one)
-        for j, other in enumerate(factors):
-            if i == j:
-                continue
-            rows.append(
-                {
-                    "i": names[i],
-                    "j": names[j],
-                    "cosine": _ratio(products[max(i, j)][min(i, j)], norms[i] * norms[j]),
-                    "key_cosine": _key_cosine(one, other),
-                    "disturbance": _ratio(_moved(one, other), written),
-                    "norm_i": norms[i],
-                    "norm_j": norms[j],
-                }
-            )
-    columns = ["i", "j", "cosine", "key_cosine", "disturbance", "norm_i", "norm_j"]
-    return pd.DataFrame(rows, columns=columns)
+    inner, squares = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    closest = torch.full((n, n), -math.inf, dtype=torch.float64)
+    for name in dict.fromkeys(name for one in factors for name in one):
+        own = {number: one[name] for number, one in enumerate(factors) if name in one}
+        lefts = _stack({number: one.left.T for number, one in own.items()})
+        rights = _stack({number: one.right for number, one in own.items()})
+        keys = _stack({number: one.keys for number, one in own.items()})
+        # ‖K L R‖ is ‖K L Tᵀ‖ for Rᵀ = Q T, since Q's columns are orthonormal.
+        moving = _stack({number: _triangle(one.right) @ one.left.T for number, one in own.items()})
+        for first, right in zip(lefts.parts(), rights.parts(), strict=True):
+            for second, other in zip(lefts.parts(), rights.parts(), strict=True):
+                _add(inner, (first.rows @ second.rows.T) * (right.rows @ other.rows.T), first, second)
+        for some in keys.parts():
+            for second in moving.parts():
+                _add(squares, (some.rows @ second.rows.T).square(), some, second)
+        units = _Stack(torch.nn.functional.normalize(keys.rows, dim=-1), keys.owner)
+        for some in units.parts():
+            for second in units.parts():
+                _raise(closest, (some.rows @ second.rows.T).abs().clamp(max=1), some, second)
+    norms, moved = inner.diagonal().clamp(min=0).sqrt(), squares.sqrt()
+    keyless = torch.tensor(
+        [not any(len(one.keys) for one in own.values()) for own in factors], dtype=torch.bool
+    )
+    moved[keyless] = math.nan
+    i, j = (~torch.eye(n, dtype=torch.bool)).nonzero(as_tuple=True)
+    called = np.array(names)
+    columns = {
+        "i": called[i.numpy()],
+        "j": called[j.numpy()],
+        "cosine": _ratio(inner, norms[:, None] * norms)[i, j].numpy(),
+        "key_cosine": torch.where(closest < 0, math.nan, closest)[i, j].numpy(),
+        "disturbance": _ratio(moved, moved.diagonal()[:, None])[i, j].numpy(),
+        "norm_i": norms[i].numpy(),
+        "norm_j": norms[j].numpy(),
+    }
+    return pd.DataFrame(columns)
 
 
 def change_norms(edits: Sequence[WeightEdit]) -> dict[str, float]:
@@ -78,8 +113,10 @@ def change_norms(edits: Sequence[WeightEdit]) -> dict[str, float]:
     >>> change_norms([WeightEdit("W", torch.ones(4, 1), torch.ones(1, 4))])
     {'W': 4.0}
     """
-    found = _by_parameter(edits)
-    return {name: _inner({name: own}, {name: own}) ** 0.5 for name, own in found.items()}
+    return {
+        name: max(float(((own.left.T @ own.left) * (own.right @ own.right.T)).sum()), 0.0) ** 0.5
+        for name, own in _by_parameter(edits).items()
+    }
 
 
 def _by_parameter(edits: Sequence[WeightEdit]) -> dict[str, _Factors]:
@@ -95,39 +132,29 @@ def _by_parameter(edits: Sequence[WeightEdit]) -> dict[str, _Factors]:
     return found
 
 
-def _inner(one: dict[str, _Factors], other: dict[str, _Factors]) -> float:
-    """``Σ ⟨ΔW, ΔW'⟩`` over shared parameters, as ``Σ (LᵀL') ∘ (R R'ᵀ)``."""
-    total = 0.0
-    for name in one.keys() & other.keys():
-        left, right = one[name].left.T @ other[name].left, one[name].right @ other[name].right.T
-        total += float((left * right).sum())
-    return max(total, 0.0) if one is other else total
+def _stack(parts: Mapping[int, Float[Tensor, "row width"]]) -> _Stack:
+    owner = [torch.full((len(rows),), number) for number, rows in parts.items()]
+    return _Stack(torch.cat(list(parts.values())), torch.cat(owner))
 
 
-def _moved(one: dict[str, _Factors], other: dict[str, _Factors]) -> float:
-    """``‖K ΔW'‖`` at the keys of one edit under the change of another; NaN without keys."""
-    places = {name: own.keys for name, own in one.items() if len(own.keys)}
-    if not places:
-        return float("nan")
-    squares = [
-        float((keys @ other[name].left @ other[name].right).square().sum())
-        for name, keys in places.items()
-        if name in other
-    ]
-    return float(sum(sorted(squares)) ** 0.5)
+def _triangle(right: Float[Tensor, "rank d_out"]) -> Float[Tensor, "small rank"]:
+    """``T`` of ``Rᵀ = Q T``."""
+    found: Tensor = torch.linalg.qr(right.T, mode="r").R
+    return found
 
 
-def _key_cosine(one: dict[str, _Factors], other: dict[str, _Factors]) -> float:
-    shared = [name for name in one if name in other and len(one[name].keys) and len(other[name].keys)]
-    found = [
-        float((_unit(one[name].keys) @ _unit(other[name].keys).T).abs().max().clamp(max=1)) for name in shared
-    ]
-    return max(found, default=float("nan"))
+def _add(total: Float[Tensor, "edit edit"], part: Float[Tensor, "row column"], i: _Stack, j: _Stack) -> None:
+    """Add to each pair of edits what stands at their rows and columns."""
+    by_row = torch.zeros(len(total), part.shape[1], dtype=total.dtype).index_add_(0, i.owner, part)
+    total.index_add_(1, j.owner, by_row)
 
 
-def _unit(keys: Float[Tensor, "key d_in"]) -> Float[Tensor, "key d_in"]:
-    return torch.nn.functional.normalize(keys, dim=-1)
+def _raise(most: Float[Tensor, "edit edit"], part: Float[Tensor, "row column"], i: _Stack, j: _Stack) -> None:
+    """Raise each pair of edits to the largest that stands at their rows and columns."""
+    by_row = torch.full((len(most), part.shape[1]), -math.inf, dtype=most.dtype)
+    by_row.scatter_reduce_(0, i.owner[:, None].expand_as(part), part, "amax")
+    most.scatter_reduce_(1, j.owner.expand_as(by_row), by_row, "amax")
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else float("nan")
+def _ratio(part: Float[Tensor, "edit edit"], whole: Tensor) -> Float[Tensor, "edit edit"]:
+    return torch.where(whole > 0, part / whole, math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -124,6 +125,26 @@ def test_no_change_is_multiplied_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ms.WeightEdit, "delta", refuse)
     assert len(interactions(EDITS)) == 12
+
+
+def test_hundreds_of_edits_are_compared_within_seconds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right, keys = (torch.randn(300, size, generator=generator) for size in (768, 192, 768))
+    edits = [[ms.WeightEdit("a", left[n, :, None], right[n, None], keys[n, None])] for n in range(300)]
+    start = time.process_time()
+    frame = interactions(edits)
+    assert time.process_time() - start < 2.5
+    assert len(frame) == 300 * 299
+    row = frame.iloc[-1]
+    assert (row.i, row.j) == (299, 298)
+    wanted = torch.nn.functional.cosine_similarity(keys[299].double(), keys[298].double(), dim=0)
+    assert row.key_cosine == pytest.approx(abs(float(wanted)))
+
+
+def test_parts_that_are_multiplied_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = interactions(EDITS)
+    monkeypatch.setattr("mechstyle.editing.interactions._WIDTH", 1)
+    pd.testing.assert_frame_equal(interactions(EDITS), whole)
 
 
 def test_few_edits_give_an_empty_table_and_numbers_must_fit() -> None:
