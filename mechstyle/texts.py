@@ -16,7 +16,7 @@ from mechstyle.metrics import answer_logprobs
 from mechstyle.models import HookedModel, resolve_bos
 from mechstyle.runs import logits
 
-__all__ = ["encode_texts", "exp_mean", "negative_log_likelihood"]
+__all__ = ["encode_text", "encode_texts", "exp_mean", "negative_log_likelihood"]
 
 
 def encode_texts(
@@ -37,21 +37,40 @@ def encode_texts(
         raise InputError(f"texts: expected a list of texts, got one {type(texts).__name__}; pass [text].")
     if not texts:
         raise InputError("texts: expected at least one text, got none.")
-    start = [int(model.tokenizer.bos_token_id)] if resolve_bos(model, prepend_bos) else []
-    width = min(max_positions, int(model.cfg.n_ctx))
+    bos = resolve_bos(model, prepend_bos)
     encoded = []
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"texts[{index}]: expected text, got {type(text).__name__}.")
-        own = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:width]
-        ids = [*start, *own][:width]
-        if len(ids) < 2:
-            raise TextError(
-                f"texts[{index}]: expected a token to predict, but {text!r} has {len(own)} token(s) and "
-                f"{'a' if start else 'no'} BOS in front; leave it out."
-            )
-        encoded.append(torch.tensor(ids, dtype=torch.long))
+        encoded.append(
+            encode_text(model, text, name=f"texts[{index}]", prepend_bos=bos, max_positions=max_positions)
+        )
     return encoded
+
+
+def encode_text(
+    model: HookedModel, text: str, *, name: str, prepend_bos: bool, max_positions: int
+) -> Int[Tensor, " pos"]:
+    """Token ids of one text, cut to ``max_positions`` and to the model's context.
+
+    Args:
+        name: of the text, for errors.
+
+    Raises:
+        TextError: it has no token to predict.
+
+    >>> encode_text(model, "A day", name="text", prepend_bos=False, max_positions=256)  # doctest: +SKIP
+    """
+    start = [int(model.tokenizer.bos_token_id)] if prepend_bos else []
+    width = min(max_positions, int(model.cfg.n_ctx))
+    own = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:width]
+    ids = [*start, *own][:width]
+    if len(ids) < 2:
+        raise TextError(
+            f"{name}: expected a token to predict, but {text!r} has {len(own)} token(s) and "
+            f"{'a' if start else 'no'} BOS in front; leave it out."
+        )
+    return torch.tensor(ids, dtype=torch.long)
 
 
 def exp_mean(total: float, count: int) -> float:

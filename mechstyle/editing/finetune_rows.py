@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mechstyle.editing.finetune_options import FinetuneLoss
-from mechstyle.errors import InputError, TextError
+from mechstyle.errors import InputError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.metrics import kl_divergence, token_logprobs
 from mechstyle.models import HookedModel
 from mechstyle.runs import default_memory, rows_within
 from mechstyle.runs.training import ReplacedRuns
+from mechstyle.texts import encode_text
 from mechstyle.tokens import encode_fact
 
 __all__ = ["Row", "RowLogits", "draws", "preserved_rows", "read", "request_rows", "run_batches"]
@@ -97,7 +98,14 @@ def preserved_rows(
         if isinstance(one, Fact):
             rows.append(_fact_row(model, one, prepend_bos))
         elif isinstance(one, str):
-            rows.append(_text_row(model, one, f"preserve[{index}]", prepend_bos))
+            ids = encode_text(
+                model,
+                one,
+                name=f"preserve[{index}]",
+                prepend_bos=prepend_bos,
+                max_positions=int(model.cfg.n_ctx),
+            )
+            rows.append(Row(ids, 1))
         else:
             raise InputError(f"preserve[{index}]: expected a text or a Fact, got {type(one).__name__}.")
     return tuple(rows)
@@ -143,15 +151,3 @@ def read(runs: ReplacedRuns, values: Mapping[str, Tensor], rows: Sequence[Row]) 
 def _fact_row(model: HookedModel, fact: Fact, prepend_bos: bool) -> Row:
     encoded = encode_fact(model, fact, prepend_bos=prepend_bos)
     return Row(encoded.ids, encoded.n_prompt)
-
-
-def _text_row(model: HookedModel, text: str, name: str, prepend_bos: bool) -> Row:
-    own = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    start = [int(model.tokenizer.bos_token_id)] if prepend_bos else []
-    ids = [*start, *own][: int(model.cfg.n_ctx)]
-    if len(ids) < 2:
-        raise TextError(
-            f"{name}: expected a token to predict, but {text!r} has {len(own)} token(s) and prepend_bos is "
-            f"{prepend_bos}; give a longer text."
-        )
-    return Row(torch.tensor(ids, dtype=torch.long), 1)
