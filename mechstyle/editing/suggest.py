@@ -24,7 +24,7 @@ __all__ = ["HparamsWarning", "Suggestion", "suggest_hparams"]
 
 
 class HparamsWarning(UserWarning):
-    """Hyper-parameters are a guess that nothing was tried for."""
+    """Hyper-parameters that nothing speaks for, or that cannot be used with what was given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,8 @@ def suggest_hparams(
         ModelError, TextError: as ``sweep_layers``.
 
     Warns:
-        HparamsWarning: without requests.
+        HparamsWarning: without requests; no layer's score is above 0; or the layers to write include some
+            whose second moments the covariance lacks (``source`` names them too).
 
     >>> found = suggest_hparams(model, "memit", requests=requests[:6], covariance=moments)  # doctest: +SKIP
     >>> memit(model, requests, covariance=moments, **found.hyperparameters.arguments)  # doctest: +SKIP
@@ -122,12 +123,30 @@ def suggest_hparams(
             f"by a sweep over {', '.join(map(str, sweep['layer']))} with {tried} "
             f"(score {best['score']:.2f} at {last})"
         )
+        if not best["score"] > 0:
+            warnings.warn(
+                f"suggest_hparams: no layer of {', '.join(map(str, sweep['layer']))} has a score above 0, so "
+                f"that layer {last} is hardly more than a guess; try other layers or requests.",
+                HparamsWarning,
+                stacklevel=2,
+            )
     run = _width(rows, n_layers) if width is None else width
+    chosen = tuple(range(max(0, last - run + 1), last + 1))
+    absent = [] if covariance is None else [layer for layer in chosen if layer not in covariance]
+    if absent:
+        named = ", ".join(map(str, absent))
+        how += f", of which {named} lack second moments"
+        warnings.warn(
+            f"suggest_hparams: the covariance lacks layers {named} of {', '.join(map(str, chosen))}, which "
+            f"are to be written; collect it with layers={list(chosen)} before you edit.",
+            HparamsWarning,
+            stacklevel=2,
+        )
     others = ", ".join(row.model for row in rows)
     found = Hyperparameters(
         model=str(model.cfg.model_name),
         method=method,
-        layers=tuple(range(max(0, last - run + 1), last + 1)),
+        layers=chosen,
         source=f"suggested, not published: layers {how}; the rest from {others}",
         target_options=_commonest(method),
         mom2_weight=_scaled_weight(rows, d_mlp),

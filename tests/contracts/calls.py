@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -28,7 +29,7 @@ from mechstyle.editing.memory_editors import edit_cache, in_context_edit
 from mechstyle.editing.methods import rome
 from mechstyle.editing.neuron_edit import neuron_edit
 from mechstyle.editing.neurons import knowledge_neurons
-from mechstyle.editing.suggest import suggest_hparams
+from mechstyle.editing.suggest import HparamsWarning, suggest_hparams
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.evaluation import complete, evaluate, perplexity
 from mechstyle.facts import EditRequest, Fact
@@ -170,9 +171,12 @@ def _sweep(model: Any) -> object:
 
 def _suggested(model: Any) -> object:
     eye = dict.fromkeys((0, 1), torch.eye(model.cfg.d_mlp, dtype=torch.float64))
-    return suggest_hparams(
-        model, "memit", requests=[REQUEST], covariance=eye, layers=[0, 1], contexts=CONTEXTS
-    )
+    with warnings.catch_warnings():
+        # A random model may have no layer with a score.
+        warnings.simplefilter("ignore", HparamsWarning)
+        return suggest_hparams(
+            model, "memit", requests=[REQUEST], covariance=eye, layers=[0, 1], contexts=CONTEXTS
+        )
 
 
 _alpha = partial(alphaedit, threshold=1.0)

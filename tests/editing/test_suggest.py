@@ -12,6 +12,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 import mechstyle as ms
+from mechstyle.editing import suggest
 from mechstyle.editing.hparams import all_hyperparameters
 from mechstyle.editing.layer_sweep import best_layer, sweep_layers
 from mechstyle.editing.methods import rome
@@ -86,6 +87,7 @@ def test_the_best_layer_has_the_highest_score_then_magnitude_then_the_lowest_num
     assert best_layer(table) == 1
 
 
+@pytest.mark.filterwarnings("ignore:suggest_hparams. no layer of:UserWarning")
 def test_a_spreading_method_gets_the_run_that_ends_at_the_best_layer(tiny_model: HookedTransformer) -> None:
     given: dict[str, Any] = {"requests": REQUESTS[:1], "covariance": _eye(tiny_model), "contexts": ("{}",)}
     found = suggest_hparams(tiny_model, "memit", width=2, **given)
@@ -99,6 +101,35 @@ def test_a_spreading_method_gets_the_run_that_ends_at_the_best_layer(tiny_model:
     )
     assert edit.provenance["settings"]["layers"] == list(hparams.layers)
     assert suggest_hparams(tiny_model, "rome", layers=[1], **given).hyperparameters.layers == (1,)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.1])
+def test_a_sweep_without_any_success_is_a_warning(
+    tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    table = pd.DataFrame({"layer": [0, 1], "score": [0.0, score], "magnitude": [-0.2, -0.1], "n_requests": 1})
+    monkeypatch.setattr(suggest, "sweep_layers", lambda *_, **__: table)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        suggest_hparams(tiny_model, "rome", requests=REQUESTS, covariance=_eye(tiny_model))
+    assert [str(one.message).split(":")[1][:39] for one in caught] == (
+        [] if score else [" no layer of 0, 1 has a score above 0, "]
+    )
+    assert all(one.filename == __file__ and one.category is HparamsWarning for one in caught)
+
+
+def test_layers_without_second_moments_are_named(
+    tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame({"layer": [1], "score": [1.0], "magnitude": [0.5], "n_requests": 1})
+    monkeypatch.setattr(suggest, "sweep_layers", lambda *_, **__: table)
+    some = {1: _eye(tiny_model)[1]}
+    with pytest.warns(HparamsWarning, match="the covariance lacks layers 0 of 0, 1") as caught:
+        found = suggest_hparams(tiny_model, "memit", requests=REQUESTS, covariance=some, width=2)
+    assert [one.filename for one in caught] == [__file__]
+    assert ", of which 0 lack second moments; the rest from" in found.hyperparameters.source
+    alone = suggest_hparams(tiny_model, "memit", requests=REQUESTS, covariance=some, width=1)
+    assert "lack" not in alone.hyperparameters.source
 
 
 @pytest.mark.parametrize(
