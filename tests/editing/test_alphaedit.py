@@ -167,9 +167,7 @@ def test_a_key_that_must_stay_is_hardly_written_and_the_user_is_told(
 ) -> None:
     key = mean_keys(model, REQUESTS[:1])
     preserving = {1: moments[1] + 1e3 * key.T @ key}
-    with pytest.warns(
-        NullSpaceWarning, match="at layer 1 only .* of the requests' squared keys is"
-    ) as told:
+    with pytest.warns(NullSpaceWarning, match="at layer 1 only .* of the requests' squared keys is") as told:
         edit = written(model, preserving, requests=REQUESTS[:1])
     assert told[0].filename == __file__
     free = written(model, moments, requests=REQUESTS[:1])
