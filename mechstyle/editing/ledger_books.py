@@ -66,7 +66,9 @@ class LedgerBooks:
             WorkError: the weights overflow.
         """
         entries = tuple(
-            LedgerEntry(one.number, one.name, files.load(one), one.active, False, one.health, one.editor)
+            LedgerEntry(
+                one.number, one.name, files.load(one), one.active, False, one.health, one.editor, one.named
+            )
             for one in document.records
         )
         for entry in entries:
@@ -184,7 +186,7 @@ class LedgerBooks:
         next_number = max(self._next, *(entry.number + 1 for entry in entries), 1)
         known = {entry.number for entry in self._entries}
         if self._files is not None:
-            with ExitStack() as on_failure:
+            with self._files.locked(), ExitStack() as on_failure:
                 on_failure.callback(self._files.restore, self._files.text)
                 for entry in entries:
                     if entry.number not in known:

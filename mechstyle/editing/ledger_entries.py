@@ -27,6 +27,7 @@ class LedgerEntry:
         stale: it was computed on top of an edit that is not active before it.
         health: the model's when this entry was last switched on, or was to be.
         editor: what ``Ledger.write`` called, in words; None for an edit that was given.
+        named: the name of its file, where it was read from one.
     """
 
     number: int
@@ -36,6 +37,7 @@ class LedgerEntry:
     stale: bool
     health: Health
     editor: str | None = None
+    named: str | None = None
 
     @property
     def requests(self) -> tuple[EditRequest, ...]:
@@ -50,7 +52,9 @@ class LedgerEntry:
     @cached_property
     def record(self) -> EntryRecord:
         """What the ledger's file says of it."""
-        return EntryRecord(self.number, self.edit.id, self.active, self.name, self.health, self.editor)
+        return EntryRecord(
+            self.number, self.edit.id, self.active, self.name, self.health, self.editor, self.named
+        )
 
 
 def with_stale(entries: Sequence[LedgerEntry], by_hand: Iterable[str]) -> tuple[LedgerEntry, ...]:

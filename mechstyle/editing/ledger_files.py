@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from mechstyle.editing.edit import EditSet, load_edit
 from mechstyle.editing.health import Health
+from mechstyle.editing.ledger_lock import locked
 from mechstyle.errors import FileError
 from mechstyle.files import atomic_folder, atomic_write
 
@@ -22,7 +23,8 @@ _KIND: Final = "mechstyle ledger"
 _FORMAT: Final = 1
 _NAME: Final = "ledger.json"
 _ENTRIES: Final = "entries"
-_OWN_FILE: Final = re.compile(r"\d{4,}\.safetensors|\.\d{4,}\.safetensors\.[0-9a-f]{12}\.part")
+_EDIT_FILE: Final = r"\d{4,}(-[0-9a-f]{12})?\.safetensors"
+_OWN_FILE: Final = re.compile(rf"{_EDIT_FILE}|\.{_EDIT_FILE}\.[0-9a-f]{{12}}\.part")
 """Files in the folder of entries that a ledger made, those of a broken-off write included."""
 
 
@@ -31,9 +33,9 @@ class EntryRecord:
     """What ``ledger.json`` says of one entry.
 
     Args:
-        number: of the entry, which names its file too.
         edit_id: ``EditSet.id``.
         editor: what ``Ledger.write`` called, in words; None for an edit that was given.
+        named: the file's name, where it is not the usual one.
     """
 
     number: int
@@ -42,11 +44,12 @@ class EntryRecord:
     name: str | None
     health: Health
     editor: str | None
+    named: str | None = None
 
     @property
     def file(self) -> str:
-        """Path of the entry's edit, relative to the folder."""
-        return f"{_ENTRIES}/{self.number:04d}.safetensors"
+        """Path of the entry's edit, relative to the folder; two edits never have the same."""
+        return f"{_ENTRIES}/{self.named or f'{self.number:04d}-{self.edit_id[:12]}.safetensors'}"
 
     @cached_property
     def line(self) -> str:
@@ -97,6 +100,7 @@ class LedgerFolder:
     def __init__(self, folder: Path, text: str) -> None:
         self._folder = folder
         self._text = text
+        self._begun: str | None = None
 
     @classmethod
     def create(cls, folder: Path, fingerprint: str) -> LedgerFolder:
@@ -167,6 +171,14 @@ class LedgerFolder:
             )
         return edit
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder for the length of a block, so that what is looked at is what is written over.
+
+        Raises:
+            FileError: another process holds it.
+        """
+        return locked(self._folder)
+
     def save_edit(self, record: EntryRecord, edit: EditSet) -> None:
         """Write the file of a new entry.
 
@@ -174,11 +186,14 @@ class LedgerFolder:
             FileError: it cannot be written, or another process has changed the ledger.
         """
         self._require_unchanged()
+        self._begun = record.file
         edit.save(self._folder / record.file)
 
     def drop_edit(self, record: EntryRecord) -> None:
-        """Delete the file of an entry that did not come to be."""
-        (self._folder / record.file).unlink(missing_ok=True)
+        """Delete the file of an entry that did not come to be, where this process began to write it."""
+        if self._begun == record.file:
+            (self._folder / record.file).unlink(missing_ok=True)
+            self._begun = None
 
     def save(self, document: LedgerDocument) -> None:
         """Replace the ledger's file.
@@ -200,7 +215,15 @@ class LedgerFolder:
             self._write(text)
 
     def tidy(self, records: Sequence[EntryRecord]) -> None:
-        """Delete files of entries that are no longer there; what cannot be deleted now is left for later."""
+        """Delete files of entries that are no longer there; what cannot be deleted now is left for later.
+
+        It takes the lock, so that nothing is deleted that another process is writing.
+        """
+        with suppress(FileError), self.locked():
+            self._require_unchanged()
+            self._tidy(records)
+
+    def _tidy(self, records: Sequence[EntryRecord]) -> None:
         listed = {record.file for record in records}
         for path in (self._folder / _ENTRIES).iterdir():
             if _OWN_FILE.fullmatch(path.name) and f"{_ENTRIES}/{path.name}" not in listed:
@@ -227,6 +250,14 @@ def _text(path: Path) -> str:
         raise FileError(f"cannot read {path}: {error}. Put the ledger's file back.") from error
 
 
+def _file_name(path: object) -> str:
+    """The name of an entry's file, which stands in the ledger's own folder."""
+    folder, _, name = str(path).rpartition("/")
+    if folder != _ENTRIES or not re.fullmatch(_EDIT_FILE, name):
+        raise ValueError(f"file {path!r}")
+    return name
+
+
 def _document(data: dict[str, Any]) -> LedgerDocument:
     records = tuple(
         EntryRecord(
@@ -236,6 +267,7 @@ def _document(data: dict[str, Any]) -> LedgerDocument:
             name=None if one["name"] is None else str(one["name"]),
             health=Health.from_dict(one["health"]),
             editor=None if one["editor"] is None else str(one["editor"]),
+            named=_file_name(one["file"]),
         )
         for one in data["entries"]
     )

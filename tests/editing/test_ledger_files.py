@@ -15,14 +15,22 @@ from transformer_lens import HookedTransformer
 import mechstyle as ms
 from mechstyle.editing.application import active_edits
 from mechstyle.editing.ledger import Ledger
+from mechstyle.editing.ledger_lock import LOCK
 from mechstyle.errors import FileError, ModelError
 from tests.editing.test_ledger import edit_of, moved
 from tests.editing.test_running_sums import BIAS, MATRIX, same, weight_edit, weights
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes; none for a folder that is not there."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file's bytes, but for the empty one that is locked; none for a folder that is not there."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def entry_file(folder: Path, number: int) -> Path:
+    """Where an entry's edit is."""
+    entries = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))["entries"]
+    return folder / str(next(one["file"] for one in entries if one["number"] == number))
 
 
 def three_entries(model: HookedTransformer, folder: Path) -> Path:
@@ -57,7 +65,7 @@ def test_a_ledger_comes_back_from_disk_after_any_sequence_bit_for_bit(
             assert same(weights(model), inside)
             assert again.frame().equals(frame)
             assert [entry.edit.id for entry in again.entries] == [entry.edit.id for entry in last]
-        listed = {f"entries/{entry.number:04d}.safetensors" for entry in last}
+        listed = {f"entries/{entry.number:04d}-{entry.edit.id[:12]}.safetensors" for entry in last}
         assert set(files(tmp_path / "edits")) == {"ledger.json", *listed}
 
 
@@ -76,8 +84,9 @@ def test_the_file_names_the_model_the_format_and_each_entry(
     assert (data["kind"], data["format"]) == ("mechstyle ledger", 1)
     assert data["fingerprint"] == ms.fingerprint(tiny_model)
     assert [entry["active"] for entry in data["entries"]] == [True, False, True]
-    assert data["entries"][0]["file"] == "entries/0001.safetensors"
-    assert data["entries"][0]["id"] == ms.load_edit(folder / "entries/0001.safetensors").id
+    first = data["entries"][0]
+    assert first["file"] == f"entries/0001-{first['id'][:12]}.safetensors"
+    assert first["id"] == ms.load_edit(folder / first["file"]).id
 
 
 def test_keys_come_back_with_an_edit(tiny_model: HookedTransformer, tmp_path: Path) -> None:
@@ -152,16 +161,16 @@ def test_a_ledger_file_that_is_cut_foreign_or_of_another_format_is_refused(
 def test_a_file_of_an_entry_that_is_missing_cut_or_another_one_is_refused(
     tiny_model: HookedTransformer, folder: Path
 ) -> None:
-    before, path = weights(tiny_model), folder / "entries/0003.safetensors"
+    before, path = weights(tiny_model), entry_file(folder, 3)
     good = path.read_bytes()
     path.write_bytes(good[:-9])
-    with pytest.raises(FileError, match=r"0003.safetensors: it is damaged"):
+    with pytest.raises(FileError, match=r"0003-.*.safetensors: it is damaged"):
         Ledger.open(tiny_model, folder)
-    shutil.copy(folder / "entries/0001.safetensors", path)
-    with pytest.raises(FileError, match=r"0003.safetensors: expected the edit .* of entry 3.* replaced"):
+    shutil.copy(entry_file(folder, 1), path)
+    with pytest.raises(FileError, match=r"0003-.*.safetensors: expected the edit .* of entry 3.* replaced"):
         Ledger.open(tiny_model, folder)
     path.unlink()
-    with pytest.raises(FileError, match=r"0003.safetensors: expected a file there"):
+    with pytest.raises(FileError, match=r"0003-.*.safetensors: expected a file there"):
         Ledger.open(tiny_model, folder)
     assert same(weights(tiny_model), before)
     path.write_bytes(good)
@@ -207,16 +216,12 @@ def test_a_ledger_that_somebody_else_changed_is_not_overwritten(
 def test_what_a_killed_process_left_is_tidied_at_the_next_change(
     tiny_model: HookedTransformer, folder: Path
 ) -> None:
-    good = (folder / "entries/0001.safetensors").read_bytes()
-    for name in ("0004.safetensors", ".0004.safetensors.0123456789ab.part", "0900.safetensors"):
+    good, ours = entry_file(folder, 1).read_bytes(), set(files(folder))
+    for name in ("0004.safetensors", ".0004.safetensors.0123456789ab.part", "0900-0123456789ab.safetensors"):
         (folder / "entries" / name).write_bytes(good)
     (folder / "entries/notes.txt").write_text("mine")
     with Ledger.open(tiny_model, folder) as ledger:
         assert len(ledger.entries) == 3
         assert len(files(folder)) == 8
         ledger.toggle(1)
-        assert set(files(folder)) == {
-            "ledger.json",
-            "entries/notes.txt",
-            *(f"entries/000{number}.safetensors" for number in (1, 2, 3)),
-        }
+        assert set(files(folder)) == {"entries/notes.txt", *ours}
