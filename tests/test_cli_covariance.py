@@ -28,6 +28,22 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """As in a terminal: a run of the tests in the background may have been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_work_that_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopped_between(["one", "two"]) as texts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert list(texts) == ["one", "two"]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MECHSTYLE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "covariance"

@@ -34,10 +34,11 @@ def stopped_between(texts: Iterable[str]) -> Iterator[TextStream]:
                 raise KeyboardInterrupt
             yield text
 
-    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+    before = signal.getsignal(signal.SIGINT)
+    # Signals can be handled in the main thread only; work in the background may have been told to ignore them.
+    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
         yield TextStream(read)
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def hold(*_: object) -> None:
         asked.set()
