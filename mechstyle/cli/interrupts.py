@@ -35,7 +35,7 @@ def stopped_between(texts: Iterable[str]) -> Iterator[TextStream]:
             yield text
 
     before = signal.getsignal(signal.SIGINT)
-    # Signals can be handled in the main thread only; work in the background may have been told to ignore them.
+    # Signals can be handled in the main thread only; work in the background may be told to ignore them.
     if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
         yield TextStream(read)
         return
