@@ -8,24 +8,80 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechstyle.errors import FileError
+from mechstyle.errors import FileError, InputError, ModelError
 
 if TYPE_CHECKING:
     from mechstyle.editing.ledger import Ledger, LedgerEntry
+    from mechstyle.models import HookedModel
 
-__all__ = ["entry_row", "opened", "require_ledger"]
+__all__ = ["entry_row", "opened", "require_entry", "require_ledger", "require_own_ledger", "require_place"]
 
 
-def require_ledger(folder: Path) -> None:
+def require_ledger(folder: Path, name: str = "DIR") -> None:
     """Refuse a folder without a ledger, before a model is loaded for it.
+
+    Args:
+        name: what the folder is called on the command line.
 
     Raises:
         FileError: there is none.
     """
     from mechstyle.editing.ledger_files import LedgerFolder
 
+    require_place(folder, name)
     if LedgerFolder.find(folder) is None:
         raise FileError(f"no ledger in {folder}; mechstyle edit --ledger {folder} begins one.")
+
+
+def require_place(folder: Path, name: str) -> None:
+    """Refuse what is neither the folder of a ledger nor one in which a ledger could begin.
+
+    Raises:
+        FileError: it is a file, or holds something else.
+    """
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not free and not (folder / "ledger.json").is_file():
+        raise FileError(
+            f"{name} {folder}: expected a ledger or a new folder, but it holds no ledger.json; name another."
+        )
+
+
+def require_own_ledger(folder: Path, model: HookedModel, name: str) -> None:
+    """Refuse a ledger of another model in words of the command line; a new folder is anyone's.
+
+    Args:
+        name: that the model was loaded by.
+
+    Raises:
+        FileError: the ledger's file is damaged.
+        ModelError: it belongs to another model.
+    """
+    from mechstyle.editing.ledger_files import LedgerFolder
+    from mechstyle.models import fingerprint
+
+    files, own = LedgerFolder.find(folder), fingerprint(model)
+    wanted = own if files is None else files.document().fingerprint
+    if wanted != own:
+        raise ModelError(
+            f"--model {name}: the ledger in {folder} belongs to another model (its fingerprint is "
+            f"{wanted[:12]}, that of {name} is {own[:12]}); name the one that its edits were made for by "
+            "--model."
+        )
+
+
+def require_entry(ledger: Ledger, number: int, name: str) -> None:
+    """Refuse a number that no entry has.
+
+    Args:
+        name: of the option.
+
+    Raises:
+        InputError: there is no such entry.
+    """
+    numbers = [entry.number for entry in ledger.entries]
+    if number not in numbers:
+        known = ", ".join(map(str, numbers)) if numbers else "there is none"
+        raise InputError(f"{name} {number}: expected the number of an entry ({known}).")
 
 
 @contextmanager
@@ -45,6 +101,7 @@ def opened(folder: Path, model: str) -> Iterator[Ledger]:
 
     require_ledger(folder)
     hooked = load_model(model)
+    require_own_ledger(folder, hooked, model)
     with few_threads(hooked), Ledger.open(hooked, folder) as ledger:
         yield ledger
 

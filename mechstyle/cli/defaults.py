@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from mechstyle.cli.output import note
@@ -44,7 +45,6 @@ def default_settings(model: HookedModel, name: str, method: str) -> Hyperparamet
         InputError: there are none.
     """
     from mechstyle.editing.hparams import Hyperparameters
-    from mechstyle.editing.suggest import suggest_hparams
     from mechstyle.study.layer import shipped_sweep
 
     found, sweep = published_settings(model, method), shipped_sweep(name)
@@ -54,7 +54,7 @@ def default_settings(model: HookedModel, name: str, method: str) -> Hyperparamet
         found = Hyperparameters(model=name, method=method, layers=(int(best["layer"]),), source=source)
     if found is None:
         try:
-            found = suggest_hparams(model, method).hyperparameters
+            found = _guessed(model, method)
         except InputError as error:
             raise InputError(
                 f"--layers missing: name them, such as --layers 4; there are no published ones of {method} "
@@ -87,6 +87,20 @@ def swept_settings(
         progress=progress,
     ).hyperparameters
     _tell(found)
+    return found
+
+
+def _guessed(model: HookedModel, method: str) -> Hyperparameters:
+    """A suggestion without trying; its warning, which speaks of Python, becomes a note."""
+    from mechstyle.editing.suggest import HparamsWarning, suggest_hparams
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HparamsWarning)
+        found = suggest_hparams(model, method).hyperparameters
+    note(
+        "no layers are known to be good for this model: name them by --layers, or let --sweep N with "
+        "--covariance FILE try some with the first N requests."
+    )
     return found
 
 

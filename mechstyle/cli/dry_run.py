@@ -146,7 +146,8 @@ def _ledger_state(model: HookedModel, folder: Path | None) -> int | None:
 def _lines(summary: dict[str, Any], extent: Extent, spec: MethodSpec, job: Job) -> list[str]:
     checks = summary["checks"]
     layers = ", ".join(map(str, summary["layers"]))
-    lines = [f"{summary['method']}{f' in layers {layers}' if layers else ''}: nothing is written (--dry-run)"]
+    where = f" in layer{'s' * (len(summary['layers']) > 1)} {layers}" if layers else ""
+    lines = [f"{summary['method']}{where}: nothing is written (--dry-run)"]
     lines += [f"{name} {shape}" for name, shape in summary["parameters"].items()]
     lines += [extent.remark] if extent.remark else []
     number, batches = summary["n_requests"], summary["batches"]
@@ -163,9 +164,12 @@ def _lines(summary: dict[str, Any], extent: Extent, spec: MethodSpec, job: Job) 
         f"of {checks['asked']} the model knows {checks['known']} as they are, and gives the new target of "
         f"{checks['said_already']} already"
     )
+    groups = checks["shared_keys"]
     lines += [
-        f"requests {group} share a key: one layer cannot tell them apart" for group in checks["shared_keys"]
+        f"requests {_counted(group)} share a key: one layer cannot tell them apart"
+        for group in groups[:_SHOWN]
     ]
+    lines += [f"and {len(groups) - _SHOWN} more such groups"] if len(groups) > _SHOWN else []
     if checks["last_layer"] and spec.moments:
         lines.append("the last layer is among them: a change there cannot reach the answer")
     if spec.moments:
@@ -180,6 +184,12 @@ def _lines(summary: dict[str, Any], extent: Extent, spec: MethodSpec, job: Job) 
     elif summary["out"] is not None:
         lines.append(f"into {summary['out']}")
     return lines
+
+
+def _counted(indices: Sequence[int]) -> str:
+    """Requests by their place in the file, counted from 1; many are not written out."""
+    shown = ", ".join(str(index + 1) for index in indices[:_SHOWN])
+    return shown + (f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else "")
 
 
 def _bytes(number: float) -> str:

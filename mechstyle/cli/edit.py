@@ -50,7 +50,10 @@ def edit(
     model: Model = ORGANISM,
     requests: Requests = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Take the first requests of the file only.")
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="Take the first requests of the file only; all of it must be readable."
+        ),
     ] = None,
     prompt: Prompt = None,
     subject: Subject = None,

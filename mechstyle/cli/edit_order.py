@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mechstyle.cli.books import require_own_ledger, require_place
 from mechstyle.cli.canaries import Canary
 from mechstyle.cli.defaults import default_settings, published_settings, swept_settings
 from mechstyle.cli.dry_run import plan
@@ -84,6 +85,8 @@ def carry_out(order: EditOrder) -> None:
     spec, given = order.spec, order.tuning
     if order.out is not None:
         require_writable(order.out)
+    if order.ledger is not None:
+        require_place(order.ledger, "--ledger")
     requests = _requests(order)
     known = None
     if order.layers is None and spec.hparams is not None and order.sweep is None:
@@ -101,6 +104,8 @@ def carry_out(order: EditOrder) -> None:
     spec.make(job)  # refuses what no model can take, before one is loaded
     check = order.canary.check(order.model, given.text, seed=order.seed, prepend_bos=order.prepend_bos)
     model = load_model(order.model)
+    if order.ledger is not None:
+        require_own_ledger(order.ledger, model, order.model)
     if check is not None:
         read_canaries(model, check)  # refuses texts and facts that say nothing of this model, before the work
     for layer in job.layers:
@@ -146,7 +151,7 @@ def _settings(
 
 
 def _requests(order: EditOrder) -> list[EditRequest]:
-    """The requests, all of which can be met together."""
+    """The requests; those of one solve can be met together."""
     from mechstyle.datasets import read_edit_file
     from mechstyle.requests import check_requests
 
@@ -158,7 +163,22 @@ def _requests(order: EditOrder) -> list[EditRequest]:
             f"{len(found)}; write them together by --method memit or emmet, one on top of the other by "
             "--ledger DIR, or let mechstyle study edit them one by one."
         )
-    return list(check_requests(found))
+    size = 1 if order.spec.one_by_one else order.batch_size
+    if order.ledger is None or size is None or size >= len(found):
+        return list(check_requests(found))
+    for start in range(0, len(found), size):
+        _checked_batch(found[start : start + size], start, size)
+    return found
+
+
+def _checked_batch(batch: Sequence[EditRequest], start: int, size: int) -> None:
+    """Refuse what one solve cannot meet; a later batch of a ledger may overwrite an earlier one."""
+    from mechstyle.requests import check_requests
+
+    try:
+        check_requests(batch)
+    except InputError as error:
+        raise InputError(f"batch {start // size + 1}, from requests[{start}] on: {error}") from error
 
 
 def _with_materials(order: EditOrder, job: Job, model: HookedModel) -> Job:

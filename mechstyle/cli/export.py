@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechstyle.cli.books import require_ledger
+from mechstyle.cli.books import require_ledger, require_own_ledger
 from mechstyle.cli.options import ORGANISM, Json, Model, Quiet, Seed
-from mechstyle.cli.output import emit
+from mechstyle.cli.output import emit, note
 from mechstyle.errors import FileError, InputError
 
 if TYPE_CHECKING:
@@ -51,14 +51,17 @@ def export(
     from mechstyle.threads import few_threads
 
     if ledger is not None:
-        require_ledger(ledger)
+        require_ledger(ledger, "--ledger")
     edits = [_of_weights(path) for path in paths]
     hooked = load_model(model)
     require_editable(hooked)
     with few_threads(hooked), ExitStack() as undo:
         if ledger is not None:
+            require_own_ledger(ledger, hooked, model)
             book = undo.enter_context(Ledger.open(hooked, ledger))
             edits = [entry.edit for entry in book.entries if entry.active]
+            if not edits:
+                note(f"--ledger {ledger}: no entry is active, so this is the model without any edit.")
         else:
             for one in edits:
                 undo.enter_context(one.applied(hooked))

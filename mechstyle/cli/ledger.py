@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechstyle.cli.books import entry_row, opened, require_ledger
+from mechstyle.cli.books import entry_row, opened, require_entry, require_ledger
 from mechstyle.cli.options import ORGANISM, Json, Model, Quiet, Seed
 from mechstyle.cli.output import emit
 from mechstyle.errors import InputError
@@ -54,10 +54,12 @@ def ledger(
         summary: dict[str, Any] = {"ledger": str(folder), "model": model}
         lines: list[str] = []
         if toggle is not None:
+            require_entry(book, toggle, "--toggle")
             summary["toggled"] = toggle
             state = "on" if book.toggle(toggle).active else "off"
             lines.append(f"entry {toggle} is {state} now")
         if remove is not None:
+            require_entry(book, remove, "--remove")
             summary["removed"] = entry_row(book.remove(remove))
             lines.append(f"entry {remove} is gone")
         if merge is not None:
@@ -87,6 +89,8 @@ def undo(
     """Take an edit out of a ledger for good; mechstyle ledger --toggle only switches it off."""
     require_ledger(folder)
     with opened(folder, model) as book:
+        if number is not None:
+            require_entry(book, number, "N")
         gone = book.undo() if number is None else book.remove(number)
         entries = [entry_row(entry) for entry in book.entries]
         lines = [f"entry {gone.number} is gone: {_asked(gone)}", *_table(book)]

@@ -20,7 +20,7 @@ from tests.cli.conftest import REQUESTS, Run
 
 @pytest.fixture(autouse=True)
 def _nothing_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("optimise_targets", "write_in_layers"):
+    for name in ("search_targets", "write_in_layers"):
         monkeypatch.setattr(f"mechstyle.editing.writing.{name}", lambda *_, **__: pytest.fail("searched"))
     monkeypatch.setattr("mechstyle.editing.finetune.tune", lambda *_, **__: pytest.fail("trained"))
 
@@ -51,7 +51,7 @@ def test_the_lines_of_a_dry_run_name_requests_tokens_and_size(requests: Path, me
     code, out, _ = mechstyle_run(*words, "--dry-run")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0] == "emmet in layers 2: nothing is written (--dry-run)"
+    assert lines[0] == "emmet in layer 2: nothing is written (--dry-run)"
     assert "blocks.2.mlp.W_out [128, 32]" in lines
     assert "  'Miles Davis plays the' -> ' guitar'; its subject ends with ' Davis'" in lines
     assert "the last layer is among them: a change there cannot reach the answer" in lines
@@ -85,7 +85,50 @@ def test_requests_that_share_a_key_are_told(tmp_path: Path, mechstyle_run: Run) 
         "edit", "--method", "memit", "--requests", path, "--layers", "0", "--dry-run"
     )
     assert code == 0
-    assert "requests [0, 1] share a key: one layer cannot tell them apart" in out
+    assert "requests 1, 2 share a key: one layer cannot tell them apart" in out
+
+
+def test_at_most_five_groups_of_shared_keys_and_five_of_each_are_written_out(
+    tmp_path: Path, mechstyle_run: Run
+) -> None:
+    path = tmp_path / "r.jsonl"
+    templates = [f"{{}} {word} the" for word in ("plays", "is", "was", "day", "city", "long")]
+    subjects = ("Miles Davis", "Paris", "Bill Evans", "Chet Baker", "Zürich", "Rome", "Italy")
+    write_requests(
+        path,
+        [EditRequest(Fact(one, who, " trumpet"), " guitar") for who in subjects for one in templates],
+    )
+    words = ["edit", "--method", "memit", "--requests", path, "--layers", "0", "--dry-run"]
+    code, out, _ = mechstyle_run(*words)
+    assert code == 0
+    told = [line for line in out.splitlines() if "share a key" in line]
+    assert len(told) == 5
+    assert told[0].startswith("requests 1, 2, 3, 4, 5 and 1 more share a key")
+    assert "and 2 more such groups" in out.splitlines()
+
+
+def test_without_layers_a_note_names_options_and_no_python(requests: Path, mechstyle_run: Run) -> None:
+    code, _, err = mechstyle_run("edit", "--method", "memit", "--requests", requests, "--dry-run")
+    assert code == 0
+    assert "--layers" in err
+    assert "--sweep N" in err
+    assert "requests=" not in err
+
+
+def test_batches_of_a_ledger_may_contradict_each_other_and_one_batch_may_not(
+    tmp_path: Path, mechstyle_run: Run
+) -> None:
+    path, fact = tmp_path / "r.jsonl", Fact("{} plays the", "Miles Davis", " trumpet")
+    asked = [REQUESTS[1], *(EditRequest(fact, new) for new in (" guitar", " piano"))]
+    write_requests(path, asked)
+    words = ["--method", "memit", "--requests", path, "--layers", "0"]
+    into = ["--ledger", tmp_path / "edits", "--batch-size"]
+    assert mechstyle_run("edit", *words, *into, "1", "--dry-run")[0] == 0
+    assert "requests[2]: wants ' piano'" in fails(mechstyle_run, *words)
+    assert "requests[2]: wants ' piano'" in fails(mechstyle_run, *words, *into, "3")
+    write_requests(path, [asked[0], REQUESTS[2], *asked[1:]])
+    said = fails(mechstyle_run, *words, *into, "2")
+    assert "batch 2, from requests[2] on: requests[1]: wants ' piano' after 'Miles Davis plays the'" in said
 
 
 def test_a_ledger_that_is_there_is_read_and_left_alone(
@@ -135,7 +178,9 @@ def test_a_dry_run_finds_what_is_wrong(
     (tmp_path / "edits").mkdir()
     (tmp_path / "edits" / "notes.txt").write_text("mine")
     write_requests(path, [EditRequest(fact, " guitar")])
-    assert "holds no ledger.json" in fails(mechstyle_run, *memit, "--ledger", tmp_path / "edits")
+    said = fails(mechstyle_run, *memit, "--ledger", tmp_path / "edits")
+    assert f"--ledger {tmp_path / 'edits'}: " in said
+    assert "holds no ledger.json" in said
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,18 @@ def test_the_exported_folder_holds_the_edited_model(
         assert torch.equal(loaded.get_parameter(name).detach(), wanted), name
 
 
+def test_a_ledger_without_an_active_entry_gives_the_plain_model_with_a_note(
+    model: HookedTransformer, edits: list[EditSet], tmp_path: Path, mechstyle_run: Run
+) -> None:
+    with Ledger.open(model, tmp_path / "edits") as ledger:
+        ledger.add(edits[0])
+        ledger.toggle(1)
+    words = ["export", "--ledger", tmp_path / "edits", "--out", tmp_path / "new", "--dry-run"]
+    code, _, err = mechstyle_run(*words)
+    assert code == 0
+    assert "no entry is active, so this is the model without any edit" in err
+
+
 def test_wrong_input_is_refused_and_leaves_no_folder(
     edits: list[EditSet], model: HookedTransformer, tmp_path: Path, mechstyle_run: Run
 ) -> None:

@@ -19,6 +19,7 @@ from mechstyle.editing.edit import load_edit
 from mechstyle.editing.keys import sample_contexts
 from mechstyle.editing.ledger import Ledger
 from mechstyle.editing.target_options import TargetOptions
+from mechstyle.models import fingerprint
 from tests.cli.conftest import REQUESTS, Run
 
 MANY = TargetOptions(**{**vars(MEMIT_OPTIONS), "steps": 2})
@@ -209,9 +210,7 @@ def test_facts_that_the_model_does_not_know_are_refused_before_any_search(
 ) -> None:
     stay = tmp_path / "stay.json"
     stay.write_text(json.dumps([{"template": "{} plays the", "subject": "Chet Baker", "target": " trumpet"}]))
-    monkeypatch.setattr(
-        "mechstyle.editing.writing.optimise_targets", lambda *_, **__: pytest.fail("searched")
-    )
+    monkeypatch.setattr("mechstyle.editing.writing.search_targets", lambda *_, **__: pytest.fail("searched"))
     code, _, err = mechstyle_run(*write, "--known-facts", stay)
     assert (code, "the unedited model knows none of the 1 facts" in err) == (2, True)
     assert not folder.exists()
@@ -222,8 +221,8 @@ def test_facts_that_the_model_does_not_know_are_refused_before_any_search(
     [
         (["ledger", "nowhere"], "no ledger in nowhere; mechstyle edit --ledger nowhere begins one"),
         (["undo", "nowhere"], "no ledger in nowhere"),
-        (["ledger", "edits", "--toggle", "7"], "number: expected that of an entry (1, 2), got 7"),
-        (["undo", "edits", "0"], "number: expected that of an entry"),
+        (["ledger", "edits", "--toggle", "7"], "--toggle 7: expected the number of an entry (1, 2)"),
+        (["undo", "edits", "0"], "N 0: expected the number of an entry (1, 2)"),
         (["ledger", "edits", "--toggle", "1", "--remove", "2"], "give one of --toggle N, --remove N"),
         (["ledger", "edits", "--merge", "missing/m.safetensors"], "does not exist"),
         (["ledger", "edits", "--toggle", "one"], "--toggle"),
@@ -248,17 +247,20 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
 
 def test_a_ledger_of_another_model_is_refused(
-    organism: HookedTransformer, tmp_path: Path, mechstyle_run: Run
+    organism: HookedTransformer, requests: Path, tiny_folder: Path, tmp_path: Path, mechstyle_run: Run
 ) -> None:
     folder = tmp_path / "organism"
     with Ledger.open(organism, folder):
         pass
     for words in (
+        ["edit", "--requests", requests, "--layer", "0", "--ledger", folder],
+        ["edit", "--requests", requests, "--layer", "0", "--ledger", folder, "--dry-run"],
         ["ledger", folder],
         ["undo", folder],
         ["export", "--ledger", folder, "--out", tmp_path / "new"],
     ):
         code, out, err = mechstyle_run(*words)
         assert (code, out) == (2, "")
-        assert "expected the one of the ledger in" in err
+        assert f"--model {tiny_folder}: the ledger in {folder} belongs to another model" in err
+        assert f"its fingerprint is {fingerprint(organism)[:12]}" in err
     assert not (tmp_path / "new").exists()
