@@ -251,7 +251,7 @@ def test_prompts_too_long_behind_a_context_are_named_before_anything_is_run(
 def test_texts_too_long_behind_a_context_say_how_many_positions_fit(tiny_model: HookedTransformer) -> None:
     edit = in_context_edit(tiny_model, MILES)
     text = "The day was long. " * 20
-    front = len(tiny_model.tokenizer(edit.context.rstrip())["input_ids"])
+    front = len(tiny_model.tokenizer(edit.context)["input_ids"])
     with pytest.raises(
         TextError,
         match=rf"perplexity_texts\[1\]: .* set max_positions \(--max-positions\) to {64 - front} or less",
