@@ -15,7 +15,7 @@ from mechstyle.editing.edit import EditSet
 from mechstyle.editing.finetune_options import FinetuneOptions
 from mechstyle.editing.finetune_rows import preserved_rows, request_rows
 from mechstyle.editing.finetune_steps import Finetuned, FinetunePlan, tune
-from mechstyle.editing.inputs import checked_layers, checked_requests
+from mechstyle.editing.inputs import checked_layers
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import InputError, RangeError
 from mechstyle.facts import EditRequest, Fact
@@ -29,6 +29,7 @@ from mechstyle.models import (
     require_hooked,
     resolve_bos,
 )
+from mechstyle.requests import check_requests
 
 __all__ = ["FinetuneOptions", "finetune", "gradient_log"]
 
@@ -85,7 +86,7 @@ def finetune(
     7
     """
     require_hooked(model)
-    wishes = checked_requests(requests)
+    wishes = check_requests(requests)
     chosen = checked_layers(model, range(int(model.cfg.n_layers)) if layers is None else layers)
     options = FinetuneOptions() if options is None else options
     if not isinstance(options, FinetuneOptions):

@@ -17,7 +17,6 @@ from mechstyle.editing.target_options import Target
 from mechstyle.errors import InputError, RangeError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel
-from mechstyle.requests import check_requests
 from mechstyle.sites import check_layer
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "checked_batch_size",
     "checked_layers",
     "checked_moments",
-    "checked_requests",
     "checked_ridge",
     "checked_targets",
     "single_request",
@@ -50,15 +48,6 @@ def single_request(request: EditRequest | Sequence[EditRequest]) -> EditRequest:
             "call rome once for each and apply the edits one on top of the other."
         )
     return requests[0]
-
-
-def checked_requests(requests: EditRequest | Sequence[EditRequest]) -> tuple[EditRequest, ...]:
-    """The requests of an editor that writes many at once, as ``check_requests`` of ``mechstyle.requests``.
-
-    Raises:
-        InputError: as there.
-    """
-    return check_requests(requests)
 
 
 def checked_layers(

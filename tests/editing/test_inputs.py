@@ -16,7 +16,7 @@ from mechstyle.editing import writing
 from mechstyle.editing.batch_methods import emmet, memit
 from mechstyle.editing.covariance import Covariance, CovarianceWarning, covariance
 from mechstyle.editing.edit import EditSet
-from mechstyle.editing.inputs import checked_layers, checked_requests, checked_ridge
+from mechstyle.editing.inputs import checked_layers, checked_ridge
 from mechstyle.editing.methods import rome
 from mechstyle.editing.targets import TargetOptions
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
@@ -124,8 +124,6 @@ def test_a_bad_ridge_is_refused_before_any_search(
 def test_good_input_is_put_in_order(tiny_model: HookedTransformer) -> None:
     assert checked_layers(tiny_model, 2) == (2,)
     assert checked_layers(tiny_model, (2, 0)) == (0, 2)
-    assert checked_requests(REQUEST) == (REQUEST,)
-    assert checked_requests([REQUEST]) == (REQUEST,)
     assert checked_ridge(0, "ridge", zero=True) == 0.0
     assert checked_ridge(3, "mom2_weight", zero=False) == 3.0
 
