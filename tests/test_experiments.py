@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,69 @@ def test_the_smoke_run_of_the_organism_card_fills_every_field(tmp_path: Path) ->
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "{{" not in card
     assert ms.fingerprint(ms.load_model("organism-m")) in card
+
+
+def _results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.slow
+def test_the_smoke_run_of_one_formula_finds_the_identities_true(tmp_path: Path) -> None:
+    _smoke_run("05_one_formula", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    measured = {row[""]: row["measured"] for row in results["identities"]}
+    assert measured["EMMET of one edit and ROME, same key and target, largest difference"] < 1e-9
+    assert measured["MEMIT, weight 1e-08: from EMMET"] < 1e-6
+    assert measured["MEMIT, weight 1e+08: size, EMMET = 1"] < 1e-3
+    assert {row["method"] for row in results["alone"]} == {"ROME", "MEMIT, tuned", "FT + KL", "in context"}
+    exact = next(row for row in results["together"] if row["method"] == "edit cache")
+    assert exact["efficacy"][0] == exact["neighborhood"][0] == 1.0
+    assert exact["perplexity"] == 0.0
+
+
+@pytest.mark.slow
+def test_the_smoke_run_of_batch_and_spread_has_a_cell_for_every_combination(tmp_path: Path) -> None:
+    _smoke_run("06_batch_and_spread", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    found = {(row["method"], row["spread"], row["batch"]) for row in results["cells"]}
+    config = results["config"]
+    assert found == {
+        (name, spread, size)
+        for name in config["variants"]
+        for spread in ("no", "yes")
+        for size in config["batch_sizes"]
+    }
+
+
+@pytest.mark.slow
+def test_the_smoke_run_of_sequential_collapse_looks_at_the_health_after_every_batch(tmp_path: Path) -> None:
+    _smoke_run("07_sequential_collapse", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    for name, method in results["config"]["methods"].items():
+        edits = [row["edits"] for row in results["sequences"][name]["health"]]
+        assert edits == list(range(method["size"], results["config"]["n"] + 1, method["size"]))
+
+
+@pytest.mark.slow
+def test_the_smoke_run_of_gradients_shares_them_among_all_layers(tmp_path: Path) -> None:
+    _smoke_run("08_where_do_gradients_go", tmp_path / "out")
+    shares = _results(tmp_path / "out")["conditions"][0]["gradients"]
+    assert len(shares) == 2 * 10
+    for name in ("first step", "last step", "all steps", "relative"):
+        assert sum(row[name] for row in shares) == pytest.approx(1.0)
+
+
+def test_a_part_that_is_finished_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    shared = importlib.import_module("on_organism")
+    made: list[int] = []
+
+    def make() -> dict[str, list[float]]:
+        made.append(1)
+        return {"efficacy": [1.0, 0.5, 1.0]}
+
+    first = shared.kept(tmp_path / "cell.json", make)
+    assert shared.kept(tmp_path / "cell.json", make) == first == {"efficacy": [1.0, 0.5, 1.0]}
+    assert len(made) == 1
+    assert shared.markdown([first], ("efficacy", "score")).splitlines()[-1] == "| 1.00 [0.50, 1.00] | – |"
