@@ -60,7 +60,8 @@ def low_rank(
     phrased = [request.phrased for request in requests]
     stay = tuple(dict.fromkeys(fact for request in requests for fact in request.keep))
     rank = int(shared_keys(model, phrased, prepend_bos=bos).max()) + 1
-    rank += len(apart(model, stay, phrased, prepend_bos=bos))
+    kept, _ = apart(model, stay, phrased, prepend_bos=bos)
+    rank += len(kept)
     names = [Site(layer, "mlp").parameter for layer in layers]
     shapes = {name: tuple(parameter_value(model, name).shape) for name in names}
     numbers = sum(rank * (2 * d_in + d_out) for d_in, d_out in shapes.values())
