@@ -17,11 +17,11 @@ from mechstyle.answers import require_positive
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.health import HealthCheck
 from mechstyle.editing.interactions import interactions
-from mechstyle.editing.ledger_batches import Editor, batches, batches_done, described
+from mechstyle.editing.ledger_batches import Editor, Held, batches, planned
 from mechstyle.editing.ledger_books import LedgerBooks
 from mechstyle.editing.ledger_entries import LedgerEntry, as_frame
 from mechstyle.editing.ledger_files import LedgerFolder
-from mechstyle.errors import InputError, ModelError
+from mechstyle.errors import FileError, InputError, ModelError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, export_hf, fingerprint
 
@@ -83,6 +83,23 @@ class Ledger:
         ledger._books.read(files, document)
         return ledger
 
+    @staticmethod
+    def forget(folder: str | os.PathLike[str], number: int) -> None:
+        """Take an entry out of a ledger on disk without a model, where its file cannot be read any more.
+
+        Entries that were computed on top of it are stale from then on. No ledger should be open there.
+
+        Raises:
+            InputError: no entry has this number.
+            FileError: there is no ledger, it is damaged, or it cannot be written.
+
+        >>> Ledger.forget("edits", 3)  # doctest: +SKIP
+        """
+        files = LedgerFolder.find(Path(folder))
+        if files is None:
+            raise FileError(f"folder: expected a ledger, but {folder} is empty or absent; check the path.")
+        files.forget(number)
+
     @property
     def entries(self) -> tuple[LedgerEntry, ...]:
         """All entries by number, refused ones included."""
@@ -109,51 +126,66 @@ class Ledger:
         *,
         batch_size: int | None = None,
         progress: bool = False,
+        editor_name: str | None = None,
     ) -> tuple[LedgerEntry, ...]:
         """Solve for ``batch_size`` requests at a time, each solve on top of all before, each one entry.
 
-        A call that was broken off goes on: batches that the ledger already ends with, from the same editor,
-        are not written again. So the same call a second time does nothing; a second pass takes ``add``.
+        A call that was broken off goes on: a batch that an entry holds already is not written again, where
+        the same editor wrote it. So the same call a second time does nothing; a second pass takes ``add``.
 
         Args:
             editor: called with the model and a batch, such as ``partial(memit, layers=[0], ...)``.
             batch_size: None solves for all requests at once.
             progress: show a progress bar on stderr.
+            editor_name: what the editor is told apart by; None takes its name and its arguments.
 
         Returns:
             the entries of this call, those that were there already included.
 
         Raises:
-            InputError: no requests, the ledger ends with them from another editor, or the editor gave an edit
-                of other requests.
-            WorkError: as ``add``. The entries before stay, and the same call goes on there.
+            InputError: no requests, an active entry holds some of them from another editor, or from one that
+                cannot be told apart, or the editor gave an edit of other requests.
+            WorkError: as ``add``, or the editor left edits in the model, which are taken out. The entries
+                before stay, and the same call goes on there.
+
+        Warns:
+            LedgerWarning: entries that hold some of the requests are switched off.
 
         >>> ledger.write(partial(memit, layers=[0], covariance=c), requests, batch_size=10)  # doctest: +SKIP
         """
         self._books.require_usable()
+        if not callable(editor):
+            raise InputError(f"editor: expected a function such as partial(memit, ...), got {editor!r}.")
         wanted = list(requests)
         if not wanted or not all(isinstance(one, EditRequest) for one in wanted):
             raise InputError("requests: expected a list of one EditRequest or more.")
         if batch_size is not None:
             require_positive("batch_size", batch_size)
-        parts, words = batches(wanted, batch_size), described(editor)
-        let_in = [entry for entry in self.entries if not entry.refused]
-        done = batches_done(parts, [(entry.requests, entry.editor) for entry in let_in], words)
-        numbers = [entry.number for entry in let_in[len(let_in) - done :]]
+        parts = batches(wanted, batch_size)
+        there = [
+            Held(one.number, one.requests, one.editor, one.active)
+            for one in self.entries
+            if one.active or not one.refused
+        ]
+        words, done = planned(parts, there, editor, editor_name)
+        numbers = [number for number in done if number is not None]
+        todo = [batch for batch, number in zip(parts, done, strict=True) if number is None]
         console = Console(stderr=True)
-        for batch in track(parts[done:], "editing", console=console, disable=not progress, transient=True):
-            edit = _asked_for(editor(self._books.model, batch), batch)
+        for batch in track(todo, "editing", console=console, disable=not progress, transient=True):
+            edit = _asked_for(self._books.solved(editor, batch), batch)
             numbers.append(self._books.add(edit, None, words).number)
         return tuple(entry for entry in self.entries if entry.number in numbers)
 
-    def toggle(self, number: int, active: bool | None = None) -> LedgerEntry:
+    def toggle(self, number: int, active: bool | None = None, *, force: bool = False) -> LedgerEntry:
         """Switch an entry off, or on again in its old place.
 
         Args:
             active: None switches to the other state.
+            force: let a refused entry in, which goes on to say why it was refused, in a ledger without a
+                health check; with one, it is checked again.
 
         Raises:
-            InputError: no entry has this number.
+            InputError: no entry has this number, or it was refused and nothing is to check it now.
             WorkError, FileError: as ``add``.
 
         >>> ledger.toggle(1, active=False).active  # doctest: +SKIP
@@ -163,7 +195,7 @@ class Ledger:
         wanted = not self._books.entry(number).active if active is None else active
         if not isinstance(wanted, bool):
             raise InputError(f"active: expected True, False or None, got {active!r}.")
-        self._books.switch(number, wanted)
+        self._books.switch(number, wanted, force=force)
         return self._one(number)
 
     def remove(self, number: int) -> LedgerEntry:
@@ -191,7 +223,10 @@ class Ledger:
         """
         active = [entry.number for entry in self.entries if entry.active]
         if not active:
-            raise InputError("ledger: expected an active entry to undo, but none is active.")
+            raise InputError(
+                "ledger: expected an active entry to undo, but none is active; remove(number) takes out one "
+                "that is switched off or refused."
+            )
         return self.remove(active[-1])
 
     def frame(self) -> pd.DataFrame:
@@ -221,7 +256,12 @@ class Ledger:
         )
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model as it is now as a Hugging Face folder (see ``export_hf``)."""
+        """Write the model as it is now as a Hugging Face folder (see ``export_hf``).
+
+        Raises:
+            WorkError: the ledger is closed, or its edits were undone by hand.
+        """
+        self._books.require_usable()
         return export_hf(self._books.model, folder)  # type: ignore[arg-type]  # it refuses others in words
 
     def close(self) -> None:

@@ -9,9 +9,12 @@ from dataclasses import replace
 from mechstyle.editing.application import EditHandle, active_edits, put_first
 from mechstyle.editing.edit import EditSet, require_own_model
 from mechstyle.editing.health import Health, HealthCheck, measure_health, read_canaries
+from mechstyle.editing.ledger_batches import Editor
+from mechstyle.editing.ledger_document import LedgerDocument
 from mechstyle.editing.ledger_entries import LedgerEntry, with_stale
-from mechstyle.editing.ledger_files import LedgerDocument, LedgerFolder
-from mechstyle.errors import InputError, ModelError, WorkError
+from mechstyle.editing.ledger_files import LedgerFolder
+from mechstyle.errors import FileError, InputError, ModelError, WorkError
+from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, fingerprint, require_editable, require_hooked
 
 __all__ = ["LedgerBooks"]
@@ -90,12 +93,40 @@ class LedgerBooks:
         require_own_model(edit, self.model)
         entry = LedgerEntry(self._next, name, edit, True, False, Health({}), editor)
         self._handles[entry.number] = self._handle(edit)
-        self._change((*self._entries, entry), entry)
+        # The same edit once more takes the place of its refusal.
+        kept = (one for one in self._entries if not _repeats(entry, one))
+        self._change((*kept, entry), entry)
         return self.entries[-1]
 
-    def switch(self, number: int, active: bool) -> None:
-        """Switch an entry on or off, in its place."""
+    def solved(self, editor: Editor, batch: Sequence[EditRequest]) -> EditSet:
+        """What an editor computes; edits that it left in the model, or took out, are as before again.
+
+        Raises:
+            WorkError: there were such edits.
+        """
+        before = active_edits(self.model)
+        try:
+            edit = editor(self.model, batch)
+        finally:
+            after = active_edits(self.model)
+            if after != before:
+                put_first(self.model, before, instead_of=after)
+        if after != before:
+            raise WorkError(
+                "editor: expected one that leaves the model as it is, but other edits were active after it; "
+                "they were put back. Let it return its edit without applying it."
+            )
+        return edit
+
+    def switch(self, number: int, active: bool, *, force: bool = False) -> None:
+        """Switch an entry on or off, in its place; a refused one needs a check, or force."""
         entry = self.entry(number)
+        if active and not entry.active and entry.refused and self._health is None and not force:
+            raise InputError(
+                f"number: expected an entry that was let in, but {number} was refused, because "
+                f"{'; '.join(entry.health.problems)}. Open the ledger with a HealthCheck to check it again, "
+                "or pass force=True to switch it on without one."
+            )
         if entry.active != active:
             changed = replace(entry, active=active)
             self._change(tuple(changed if one is entry else one for one in self._entries), changed)
@@ -152,26 +183,35 @@ class LedgerBooks:
         Args:
             changed: the one whose state is another; checked when it is active now.
         """
-        refused, n_before = None, len(self._entries)
+        refused, before = None, self._entries
         with ExitStack() as on_failure:
             on_failure.callback(self._place, self._entries)
             self._place(entries)
             if changed is not None and changed.active:
-                checked = replace(changed, health=measure_health(self.model, self._health, self._canaries))
+                health = measure_health(self.model, self._health, self._canaries)
+                failed = bool(health.problems)
+                if self._health is None:  # what was found by a check stays until another one
+                    health = replace(health, problems=changed.health.problems)
+                checked = replace(changed, health=health)
                 entries = tuple(checked if one is changed else one for one in entries)
-                refused = checked if checked.refused else None
+                refused = checked if failed else None
             if refused is None:
                 self._save(entries)
                 on_failure.pop_all()
         if refused is not None:  # the weights are back
             off = replace(refused, active=False)
-            self._save(tuple(off if one is refused else one for one in entries))
+            reason = f"because {'; '.join(off.health.problems)}. The weights are as before."
+            try:
+                self._save(tuple(off if one is refused else one for one in entries))
+            except FileError as error:
+                raise WorkError(
+                    f"edit: refused, {reason} It could not be kept as an entry either: {error}"
+                ) from error
             raise WorkError(
-                f"edit: refused as entry {off.number}, because {'; '.join(off.health.problems)}. The weights "
-                "are as before. Write less at a time, choose other settings, or open the ledger with a wider "
-                "HealthCheck."
+                f"edit: refused as entry {off.number}, {reason} Write less at a time, choose other settings, "
+                "or open the ledger with a wider HealthCheck."
             )
-        if self._files is not None and (self._untidy or len(entries) < n_before):
+        if self._files is not None and (self._untidy or not {*_numbers(before)} <= {*_numbers(entries)}):
             self._files.tidy([entry.record for entry in self._entries])
             self._untidy = False
 
@@ -197,3 +237,13 @@ class LedgerBooks:
                 on_failure.pop_all()
         self._entries, self._next = entries, next_number
         self._handles = {entry.number: self._handles[entry.number] for entry in entries}
+
+
+def _numbers(entries: Sequence[LedgerEntry]) -> list[int]:
+    return [entry.number for entry in entries]
+
+
+def _repeats(new: LedgerEntry, old: LedgerEntry) -> bool:
+    """Whether an entry is one that was refused before."""
+    same = old.edit.id == new.edit.id and old.requests == new.requests
+    return same and old.refused and not old.active

