@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from mechstyle.editing.ledger import Ledger, LedgerEntry
     from mechstyle.models import HookedModel
 
-__all__ = ["entry_row", "opened", "require_entry", "require_ledger", "require_own_ledger", "require_place"]
+__all__ = [
+    "entry_row",
+    "is_unreadable",
+    "opened",
+    "require_entry",
+    "require_ledger",
+    "require_own_ledger",
+    "require_place",
+]
 
 
 def require_ledger(folder: Path, name: str = "DIR") -> None:
@@ -31,6 +39,21 @@ def require_ledger(folder: Path, name: str = "DIR") -> None:
     require_place(folder, name)
     if LedgerFolder.find(folder) is None:
         raise FileError(f"no ledger in {folder}; mechstyle edit --ledger {folder} begins one.")
+
+
+def is_unreadable(folder: Path, number: int) -> bool:
+    """Whether a ledger has an entry of this number whose file is missing or damaged."""
+    from mechstyle.editing.ledger_files import LedgerFolder
+
+    files = LedgerFolder.find(folder)
+    records = () if files is None else files.document().records
+    for record in records:
+        if record.number == number and files is not None:
+            try:
+                files.load(record)
+            except FileError:
+                return True
+    return False
 
 
 def require_place(folder: Path, name: str) -> None:

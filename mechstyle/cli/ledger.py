@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechstyle.cli.books import entry_row, opened, require_entry, require_ledger
+from mechstyle.cli.books import entry_row, is_unreadable, opened, require_entry, require_ledger
 from mechstyle.cli.options import ORGANISM, Json, Model, Quiet, Seed
 from mechstyle.cli.output import emit
 from mechstyle.errors import InputError
@@ -28,6 +28,9 @@ def ledger(
     toggle: Annotated[
         int | None, typer.Option("--toggle", help="Switch this entry off, or on again in its old place.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --toggle: switch on what a health check refused.")
+    ] = False,
     remove: Annotated[
         int | None, typer.Option("--remove", help="Take this entry out for good, with its file.")
     ] = None,
@@ -45,6 +48,8 @@ def ledger(
     chosen = [toggle is not None, remove is not None, interactions, merge is not None]
     if sum(chosen) > 1:
         raise InputError("give one of --toggle N, --remove N, --interactions and --merge FILE at a time.")
+    if force and toggle is None:
+        raise InputError("--force belongs to --toggle N: it switches a refused entry on.")
     require_ledger(folder)
     if merge is not None:
         from mechstyle.outputs import require_writable
@@ -55,8 +60,10 @@ def ledger(
         lines: list[str] = []
         if toggle is not None:
             require_entry(book, toggle, "--toggle")
+            if not force:
+                _require_let_in(book, toggle)
             summary["toggled"] = toggle
-            state = "on" if book.toggle(toggle).active else "off"
+            state = "on" if book.toggle(toggle, force=force).active else "off"
             lines.append(f"entry {toggle} is {state} now")
         if remove is not None:
             require_entry(book, remove, "--remove")
@@ -86,8 +93,18 @@ def undo(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Take an edit out of a ledger for good; mechstyle ledger --toggle only switches it off."""
+    """Take an edit out of a ledger for good; mechstyle ledger --toggle only switches it off.
+
+    Entry N goes also when its file is missing or damaged.
+    """
     require_ledger(folder)
+    if number is not None and is_unreadable(folder, number):
+        from mechstyle.editing.ledger import Ledger
+
+        Ledger.forget(folder, number)
+        gone_record = {"ledger": str(folder), "model": model, "removed": {"number": number}}
+        emit(gone_record, f"entry {number} is gone; its file could not be read", as_json=as_json)
+        return
     with opened(folder, model) as book:
         if number is not None:
             require_entry(book, number, "N")
@@ -96,6 +113,16 @@ def undo(
         lines = [f"entry {gone.number} is gone: {_asked(gone)}", *_table(book)]
     summary = {"ledger": str(folder), "model": model, "removed": entry_row(gone), "entries": entries}
     emit(summary, "\n".join(lines), as_json=as_json)
+
+
+def _require_let_in(book: Ledger, number: int) -> None:
+    """Refuse to switch on what a health check refused."""
+    entry = next(one for one in book.entries if one.number == number)
+    if entry.refused and not entry.active:
+        raise InputError(
+            f"--toggle {number}: the entry was refused, because {'; '.join(entry.health.problems)}; --force "
+            "switches it on all the same."
+        )
 
 
 def _table(book: Ledger) -> list[str]:

@@ -167,6 +167,22 @@ def test_entries_are_switched_off_and_on_removed_and_undone(
     assert (code, "expected an active entry to undo" in err) == (2, True)
 
 
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_an_entry_whose_file_is_gone_or_damaged_can_be_undone(
+    harm: str, model: HookedTransformer, filled: Path, mechstyle_run: Run
+) -> None:
+    (path,) = (filled / "entries").glob("0002*")
+    if harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"nothing")
+    assert mechstyle_run("ledger", filled)[0] == 2
+    code, out, _ = mechstyle_run("undo", filled, "2")
+    assert (code, out) == (0, "entry 2 is gone; its file could not be read\n")
+    with Ledger.open(model, filled) as ledger:
+        assert [(entry.number, entry.active) for entry in ledger.entries] == [(1, True)]
+
+
 def test_remove_takes_any_entry_out(model: HookedTransformer, filled: Path, mechstyle_run: Run) -> None:
     code, out, _ = mechstyle_run("ledger", filled, "--remove", "1", "--json")
     assert (code, json.loads(out)["removed"]["number"]) == (0, 1)
@@ -197,6 +213,10 @@ def test_a_broken_model_is_put_back_and_the_entry_refused(
         assert [(entry.active, entry.refused) for entry in ledger.entries] == [(False, True)]
     listed = mechstyle_run("ledger", folder)[1]
     assert listed.splitlines()[1].split()[:2] == ["1", "refused"]
+    code, _, err = mechstyle_run("ledger", folder, "--toggle", "1")
+    assert (code, "--toggle 1: the entry was refused, because" in err) == (2, True)
+    assert "entry 1 is on now" in mechstyle_run("ledger", folder, "--toggle", "1", "--force")[1]
+    assert "entry 1 is off now" in mechstyle_run("ledger", folder, "--toggle", "1")[1]
     code, out, _ = mechstyle_run(*write, "--health", "--text", prose, "--json")
     assert code == 0
     health = json.loads(out)["health"]
