@@ -253,6 +253,7 @@ def test_without_layers_published_settings_are_taken_and_named(
     assert chosen["target_options"]["clamp_norm"] == MEMIT_OPTIONS.clamp_norm
 
 
+@pytest.mark.filterwarnings("default::mechstyle.editing.suggest.HparamsWarning")
 def test_a_sweep_tries_the_layers_of_the_covariance(
     model: HookedTransformer, requests: Path, moments: Path, tmp_path: Path, mechstyle_run: Run
 ) -> None:
