@@ -19,11 +19,11 @@ from mechstyle.editing.health import HealthCheck
 from mechstyle.editing.interactions import interactions
 from mechstyle.editing.ledger_batches import Editor, Held, batches, planned
 from mechstyle.editing.ledger_books import LedgerBooks
-from mechstyle.editing.ledger_entries import LedgerEntry, as_frame
+from mechstyle.editing.ledger_entries import LedgerEntry, as_frame, merged_settings
 from mechstyle.editing.ledger_files import LedgerFolder
 from mechstyle.errors import FileError, InputError, ModelError
 from mechstyle.facts import EditRequest
-from mechstyle.models import HookedModel, export_hf, fingerprint
+from mechstyle.models import HookedModel, export_hf, fingerprint, provenance
 
 __all__ = ["Editor", "Ledger", "LedgerEntry"]
 
@@ -247,11 +247,11 @@ class Ledger:
         active = self._active()
         if not active:
             raise InputError("ledger: expected an active entry to merge, but none is active.")
-        parts = [{"id": entry.edit.id, "provenance": dict(entry.edit.provenance)} for entry in active]
+        settings = {"method": "merged", "on_top_of": [], **merged_settings([one.edit for one in active])}
         return EditSet(
             edits=tuple(edit for entry in active for edit in entry.edit.edits),
             fingerprint=active[0].edit.fingerprint,
-            provenance={"settings": {"method": "merged", "on_top_of": [], "merged": parts}},
+            provenance=provenance(self._books.model, **settings),
             requests=tuple(request for entry in active for request in entry.requests),
         )
 

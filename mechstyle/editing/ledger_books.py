@@ -11,7 +11,7 @@ from mechstyle.editing.edit import EditSet, require_own_model
 from mechstyle.editing.health import Health, HealthCheck, measure_health, read_canaries
 from mechstyle.editing.ledger_batches import Editor
 from mechstyle.editing.ledger_document import LedgerDocument
-from mechstyle.editing.ledger_entries import LedgerEntry, with_stale
+from mechstyle.editing.ledger_entries import LedgerEntry, with_shared_names, with_stale
 from mechstyle.editing.ledger_files import LedgerFolder
 from mechstyle.errors import FileError, InputError, ModelError, WorkError
 from mechstyle.facts import EditRequest
@@ -22,6 +22,10 @@ __all__ = ["LedgerBooks"]
 
 class _EntryHandle(EditHandle):
     """An edit whose place in the sum is its ledger's to say."""
+
+
+_Seen = tuple[tuple[LedgerEntry, ...], tuple[EditHandle, ...], Sequence[str], tuple[LedgerEntry, ...]]
+"""Entries, active edits and ids of those by hand, and the entries that know what was stale then."""
 
 
 class LedgerBooks:
@@ -43,6 +47,7 @@ class LedgerBooks:
         self._entries: tuple[LedgerEntry, ...] = ()
         self._handles: dict[int, _EntryHandle] = {}
         self._placed: tuple[_EntryHandle, ...] = ()
+        self._seen: _Seen | None = None
         self._next = 1
         self._files: LedgerFolder | None = None
         self._untidy = True  # a process before this one may have been killed
@@ -53,8 +58,12 @@ class LedgerBooks:
     @property
     def entries(self) -> tuple[LedgerEntry, ...]:
         """All entries by number, with what is stale now."""
-        by_hand = [handle.id for handle in active_edits(self.model) if not isinstance(handle, _EntryHandle)]
-        return with_stale(self._entries, by_hand)
+        here = active_edits(self.model)
+        if self._seen is None or self._seen[0] is not self._entries or self._seen[1] is not here:
+            by_hand = [handle.id for handle in here if not isinstance(handle, _EntryHandle)]
+            known = () if self._seen is None or self._seen[2] != by_hand else self._seen[3]
+            self._seen = (self._entries, here, by_hand, with_stale(self._entries, by_hand, known))
+        return self._seen[3]
 
     def create(self, files: LedgerFolder) -> None:
         """Keep a ledger that is empty yet in files too."""
@@ -68,14 +77,22 @@ class LedgerBooks:
             ModelError: an entry belongs to another model.
             WorkError: the weights overflow.
         """
+        shared: dict[str, str] = {}
         entries = tuple(
             LedgerEntry(
-                one.number, one.name, files.load(one), one.active, False, one.health, one.editor, one.named
+                one.number,
+                one.name,
+                with_shared_names(files.load(one), shared),
+                one.active,
+                False,
+                one.health,
+                one.editor,
+                one.named,
             )
             for one in document.records
         )
         for entry in entries:
-            require_own_model(entry.edit, self.model)
+            self._require_own(entry.edit)
         self._handles = {entry.number: self._handle(entry.edit) for entry in entries}
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
@@ -90,7 +107,8 @@ class LedgerBooks:
             raise InputError(f"edit: expected an EditSet, got {type(edit).__name__}.")
         if name is not None and not isinstance(name, str):
             raise InputError(f"name: expected text or None, got {type(name).__name__}.")
-        require_own_model(edit, self.model)
+        # Weights that are not finite any more have another fingerprint.
+        self._require_own(edit, fingerprint(self.model))
         entry = LedgerEntry(self._next, name, edit, True, False, Health({}), editor)
         self._handles[entry.number] = self._handle(edit)
         # The same edit once more takes the place of its refusal.
@@ -173,6 +191,11 @@ class LedgerBooks:
                 "ledger: its edits are not in the model's weights as it put them there; someone undid them "
                 "by hand. Close the ledger and open it again."
             )
+
+    def _require_own(self, edit: EditSet, found: str | None = None) -> None:
+        """As ``require_own_model``, for a model that was found fit to be edited."""
+        if edit.fingerprint != (found or self._fingerprint):
+            require_own_model(edit, self.model)
 
     def _handle(self, edit: EditSet) -> _EntryHandle:
         return _EntryHandle(self.model, edit.edits, edit_id=edit.id)

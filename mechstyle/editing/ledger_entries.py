@@ -14,7 +14,7 @@ from mechstyle.editing.health import Health
 from mechstyle.editing.ledger_document import EntryRecord
 from mechstyle.facts import EditRequest
 
-__all__ = ["LedgerEntry", "as_frame", "with_stale"]
+__all__ = ["LedgerEntry", "as_frame", "merged_settings", "with_shared_names", "with_stale"]
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,42 @@ class LedgerEntry:
         )
 
 
-def with_stale(entries: Sequence[LedgerEntry], by_hand: Iterable[str]) -> tuple[LedgerEntry, ...]:
+def with_stale(
+    entries: Sequence[LedgerEntry], by_hand: Iterable[str], known: Sequence[LedgerEntry] = ()
+) -> tuple[LedgerEntry, ...]:
     """Entries that know whether all they were computed on top of is active before them.
 
     Args:
         by_hand: ids of edits that are active outside of the ledger.
+        known: what was found before with the same edits by hand; those it begins with are not looked at anew.
     """
-    here, found = set(by_hand), []
-    for entry in entries:
-        stale = not here.issuperset(_settings(entry.edit).get("on_top_of", ()))
+    here, found, same = set(by_hand), list[LedgerEntry](), True
+    for place, entry in enumerate(entries):
+        before = known[place] if same and place < len(known) else None
+        # What matters for those after it are its edit and whether that is active.
+        same = before is not None and before.edit is entry.edit and before.active == entry.active
+        if before is not None and before.edit is entry.edit:
+            stale = before.stale
+        else:
+            stale = not here.issuperset(_settings(entry.edit).get("on_top_of", ()))
         found.append(entry if entry.stale == stale else replace(entry, stale=stale))
         if entry.active:
             here.add(entry.edit.id)
     return tuple(found)
+
+
+def with_shared_names(edit: EditSet, names: dict[str, str]) -> EditSet:
+    """The edit; ids of what it was computed on top of are the same strings in all edits.
+
+    Args:
+        names: the strings so far, to which this edit's are added.
+    """
+    settings = _settings(edit)
+    below = settings.get("on_top_of")
+    if not isinstance(below, list) or not all(isinstance(one, str) for one in below):
+        return edit
+    shared = {**settings, "on_top_of": [names.setdefault(one, one) for one in below]}
+    return replace(edit, provenance={**edit.provenance, "settings": shared})
 
 
 def as_frame(entries: Sequence[LedgerEntry]) -> pd.DataFrame:
@@ -90,6 +113,17 @@ def as_frame(entries: Sequence[LedgerEntry]) -> pd.DataFrame:
         "problems": ["; ".join(entry.health.problems) for entry in entries],
     }
     return pd.DataFrame(columns)
+
+
+def merged_settings(edits: Sequence[EditSet]) -> dict[str, Any]:
+    """What provenance keeps of edits that become one: not their order; ``prepend_bos`` if they agree."""
+    parts = []
+    for edit in edits:
+        settings = {name: value for name, value in _settings(edit).items() if name != "on_top_of"}
+        parts.append({"id": edit.id, "provenance": {**edit.provenance, "settings": settings}})
+    bos = [_settings(edit).get("prepend_bos") for edit in edits]
+    agreed = {} if bos[0] is None or any(one != bos[0] for one in bos) else {"prepend_bos": bos[0]}
+    return {**agreed, "merged": parts}
 
 
 def _settings(edit: EditSet) -> Mapping[str, Any]:
