@@ -14,7 +14,15 @@ from mechstyle.editing.weight_edit import WeightEdit, content_id
 from mechstyle.errors import ModelError, WorkError
 from mechstyle.models import HookedModel, active_base, fingerprint, parameter
 
-__all__ = ["EditHandle", "active_edits", "active_ids", "apply_edits", "put_first", "without_edits"]
+__all__ = [
+    "EditHandle",
+    "active_edits",
+    "active_ids",
+    "apply_edits",
+    "changed_by_hand",
+    "put_first",
+    "without_edits",
+]
 
 _LEDGER: Final = "mechstyle_active_edits"
 """Attribute of a model: handles of the edits in its weights, in the order they are summed."""
@@ -140,6 +148,21 @@ def put_first(
     )
     moved = (*old[same:], *new[same:])
     _rewrite(model, new, dict.fromkeys(name for handle in moved for name in handle.parameters))
+
+
+def changed_by_hand(model: HookedModel) -> tuple[str, ...]:
+    """Edited parameters whose weights are no longer what the edits came to.
+
+    >>> changed_by_hand(model)  # doctest: +SKIP
+    ()
+    """
+    found = []
+    for name, base in active_base(model).items():
+        written = _rounded(base, _sums(model).get(name, ()), name)
+        live = parameter(model, name).detach()
+        if not torch.equal(live, written.to(live)):
+            found.append(name)
+    return tuple(found)
 
 
 @contextmanager

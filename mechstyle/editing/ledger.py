@@ -110,8 +110,8 @@ class Ledger:
 
         Raises:
             ModelError: the edit belongs to another model.
-            WorkError: the health check failed, the weights overflow, or the ledger is closed. The weights are
-                as before; after a failed check the entry is kept as refused.
+            WorkError: the health check failed, the weights overflow or were changed by hand, or the ledger is
+                closed. The weights are as before; after a failed check the entry is kept as refused.
             FileError: the files cannot be written, or were changed by someone else.
 
         >>> ledger.add(edit, name="trumpet to guitar").active  # doctest: +SKIP

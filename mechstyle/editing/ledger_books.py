@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from mechstyle.editing.application import EditHandle, active_edits, put_first
+from mechstyle.editing.application import EditHandle, active_edits, changed_by_hand, put_first
 from mechstyle.editing.edit import EditSet, require_own_model
 from mechstyle.editing.health import Health, HealthCheck, measure_health, read_canaries
-from mechstyle.editing.ledger_batches import Editor
+from mechstyle.editing.ledger_batches import Editor, LedgerWarning
 from mechstyle.editing.ledger_document import LedgerDocument
 from mechstyle.editing.ledger_entries import LedgerEntry, with_shared_names, with_stale
 from mechstyle.editing.ledger_files import LedgerFolder
@@ -155,9 +156,21 @@ class LedgerBooks:
         self._change(tuple(one for one in self._entries if one is not gone))
 
     def close(self) -> None:
-        """Take all entries out of the weights."""
+        """Take all entries out of the weights.
+
+        Warns:
+            LedgerWarning: weights that were changed by hand in between are overwritten.
+        """
+        lost = changed_by_hand(self.model) if self._open else ()
         put_first(self.model, [], instead_of=tuple(self._handles.values()))
         self._placed, self._open = (), False
+        if lost:
+            warnings.warn(
+                f"ledger: the weights of {', '.join(lost)} were changed by hand while it was open; the "
+                "original ones are back, and the changes are lost.",
+                LedgerWarning,
+                stacklevel=3,
+            )
 
     def entry(self, number: int) -> LedgerEntry:
         """The entry of a number.
@@ -205,7 +218,17 @@ class LedgerBooks:
 
         Args:
             changed: the one whose state is another; checked when it is active now.
+
+        Raises:
+            WorkError: weights that edits cover were changed by hand; they would be lost.
         """
+        by_hand = changed_by_hand(self.model)
+        if by_hand:
+            raise WorkError(
+                f"ledger: the weights of {', '.join(by_hand)} were changed by hand since the edits were "
+                "written, and would be overwritten. Copy them if you need them, then close the ledger, which "
+                "brings the original weights back, and open it again."
+            )
         refused, before = None, self._entries
         with ExitStack() as on_failure:
             on_failure.callback(self._place, self._entries)
