@@ -131,7 +131,8 @@ class Ledger:
         """Solve for ``batch_size`` requests at a time, each solve on top of all before, each one entry.
 
         A call that was broken off goes on: a batch that an entry holds already is not written again, where
-        the same editor wrote it. So the same call a second time does nothing; a second pass takes ``add``.
+        the same editor wrote it. So the same call a second time does nothing; a second pass takes ``add``,
+        whose entries do not count here.
 
         Args:
             editor: called with the model and a batch, such as ``partial(memit, layers=[0], ...)``.
@@ -165,7 +166,7 @@ class Ledger:
         there = [
             Held(one.number, one.requests, one.editor, one.active)
             for one in self.entries
-            if one.active or not one.refused
+            if one.editor is not None and (one.active or not one.refused)
         ]
         words, done = planned(parts, there, editor, editor_name)
         numbers = [number for number in done if number is not None]

@@ -56,12 +56,12 @@ class Held:
     """An entry that may hold a batch already.
 
     Args:
-        editor: who wrote it, as of ``described``; None for an edit that was given.
+        editor: who wrote it, as of ``described``.
     """
 
     number: int
     requests: Batch
-    editor: str | None
+    editor: str
     active: bool
 
 
@@ -71,7 +71,7 @@ def batches_done(wanted: Sequence[Batch], entries: Sequence[Held], editor: str) 
     An entry holds one batch. One that is switched off counts where the same editor wrote it.
 
     Args:
-        entries: those that were not refused, in order.
+        entries: those that ``Ledger.write`` wrote and that were not refused, in order.
         editor: who is to write now, as of ``described``.
 
     Raises:
@@ -88,10 +88,10 @@ def batches_done(wanted: Sequence[Batch], entries: Sequence[Held], editor: str) 
             found.append(None)
             continue
         if held.editor != editor:
-            who = "was added by hand" if held.editor is None else f"was written by {held.editor}"
             raise InputError(
-                f"requests: entry {held.number} of the ledger holds {len(batch)} of them already and {who}, "
-                f"not by {editor}; remove that entry or switch it off, or add new edits with ledger.add."
+                f"requests: entry {held.number} of the ledger holds {len(batch)} of them already and was "
+                f"written by {held.editor}, not by {editor}; remove that entry or switch it off, or add new "
+                "edits with ledger.add."
             )
         free.remove(held)
         found.append(held.number)

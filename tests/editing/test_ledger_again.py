@@ -74,3 +74,11 @@ def test_an_edit_that_is_refused_again_takes_the_place_of_its_refusal(
         assert [entry.number for entry in ledger.write(turned, REQUESTS[:1])] == [3]
         assert [entry.active for entry in ledger.entries] == [True]
     assert len(list((tmp_path / "edits" / "entries").iterdir())) == 1
+
+
+def test_an_edit_that_was_given_does_not_count_as_written(tiny_model: HookedTransformer) -> None:
+    with Ledger(tiny_model) as ledger:
+        given = turned(tiny_model, REQUESTS[:1])
+        ledger.add(ms.EditSet(given.edits, given.fingerprint, requests=REQUESTS[:1]))
+        for _ in range(2):
+            assert [entry.number for entry in ledger.write(turned, REQUESTS[:1])] == [2]

@@ -190,7 +190,7 @@ def test_a_failed_check_stops_the_call_which_goes_on_there_with_a_wider_check(
 def test_each_batch_is_held_by_one_entry_of_the_same_editor() -> None:
     a, b, c = ((request,) for request in REQUESTS[:3])
 
-    def held(*entries: tuple[int, tuple[ms.EditRequest, ...], str | None, bool]) -> list[int | None]:
+    def held(*entries: tuple[int, tuple[ms.EditRequest, ...], str, bool]) -> list[int | None]:
         return batches_done([a, b, a], [Held(*entry) for entry in entries], "e")
 
     assert held() == [None, None, None]
@@ -198,8 +198,10 @@ def test_each_batch_is_held_by_one_entry_of_the_same_editor() -> None:
     assert held((1, b, "e", True), (2, a, "e", True), (3, a, "e", True)) == [2, 1, 3]
     assert held((1, a, "other", False), (2, b, "e", False)) == [None, 2, None]
     assert held((1, a, "e", False), (2, a, "e", True), (4, b, "e", True)) == [2, 4, 1]
-    with pytest.raises(InputError, match="entry 1 of the ledger holds 1 of them already and was added by ha"):
-        held((1, a, None, True))
+    with pytest.raises(
+        InputError, match="entry 1 of the ledger holds 1 of them already and was written by x"
+    ):
+        held((1, a, "x", True))
 
 
 def test_an_editor_is_described_by_its_arguments() -> None:
