@@ -243,6 +243,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "causal_trace by engine whole": lambda model, folder: causal_trace(
             model, FACT, kinds=("mlp", "attn"), samples=2, engine="whole", metric="logprob"
         ),
+        "changed_by_hand": lambda model, folder: application.changed_by_hand(model),
         "complete": lambda model, folder: complete(model, TEXTS, 2),
         "covariance": lambda model, folder: covariance(
             model, TEXTS * 60, layers=[0, 1], n_keys=500, checkpoint=folder / "moments", checkpoint_every=2

@@ -18,10 +18,11 @@ from tests.contracts.state import Wrapper, differences, everything, forward_repl
 
 INSTANT = {
     "EditSet.apply_", "MemoryEdit.applied", "MemoryEdit.recall", "active_base", "active_edits",
-    "active_ids", "apply_edits", "can_resume", "default_memory", "default_prepend_bos", "edited_weights",
-    "embedding_sigma", "export_hf", "fingerprint", "has_hooks", "in_context_edit", "may_resume",
-    "named_weights", "parameter", "parameter_value", "provenance", "put_first", "reference_sigma",
-    "require_editable", "require_own_model", "require_resumable", "resolve_bos", "rows_within",
+    "active_ids", "apply_edits", "can_resume", "changed_by_hand", "default_memory", "default_prepend_bos",
+    "edited_weights", "embedding_sigma", "export_hf", "fingerprint", "has_hooks", "in_context_edit",
+    "may_resume", "named_weights", "parameter", "parameter_value", "provenance", "put_first",
+    "reference_sigma", "require_editable", "require_own_model", "require_resumable", "resolve_bos",
+    "rows_within",
 }  # fmt: skip
 """Calls that do not run the model, so that it cannot fail under them."""
 LONG = sorted(set(CALLS) - INSTANT)
