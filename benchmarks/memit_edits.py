@@ -59,7 +59,7 @@ def organism_case(options: Options) -> Case:
     )
     templates = memit_contexts(model)
     return memit_case(
-        model, requests, templates, ORGANISM_LAYERS, covariance, steps, ORGANISM, "steps", 4.0, 10.0
+        model, requests, templates, ORGANISM_LAYERS, covariance, steps, ORGANISM, "steps", 2.0, 10.0
     )
 
 

@@ -42,7 +42,7 @@ def figures(options: Options) -> Iterator[dict[str, Any]]:
             baseline=baseline,
             difference=difference,
             tolerance=TOLERANCE,
-            gate=3.0,
+            gate=2.5,
             aim=6.0,
             sizes={"steps": steps, "contexts": len(templates), "tokens": plain.lengths},
         ),
