@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -225,11 +226,10 @@ def _batches(rows: Iterator[T], size: int, broken_off: Callable[[], None]) -> It
     Between batches the sums of all layers are of the same texts, so that they are worth keeping.
     """
     while True:
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(broken_off)
             batch = list(islice(rows, size))
-        except BaseException:
-            broken_off()
-            raise
+            on_failure.pop_all()
         if not batch:
             return
         yield batch
