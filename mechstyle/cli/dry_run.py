@@ -50,6 +50,7 @@ def plan(
     Raises:
         InputError: something does not suit the model.
     """
+    from mechstyle.cli.sizes import Asked
     from mechstyle.editing.inputs import checked_moments
     from mechstyle.models import fingerprint, require_editable, resolve_bos
 
@@ -65,7 +66,7 @@ def plan(
             stacklevel=2,
         )
     rows = [_tokens(model, index, request, job.prepend_bos) for index, request in enumerate(requests)]
-    extent = spec.size(model, job.tuning, job.layers, requests, job.prepend_bos)
+    extent = spec.size(Asked(model, job.tuning, job.layers, requests, job.prepend_bos))
     contexts = () if spec.contexts is None else spec.contexts(model, job)
     size = len(requests) if batch_size is None else min(batch_size, len(requests))
     entries = _ledger_state(model, ledger)

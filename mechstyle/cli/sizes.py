@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mechstyle.facts import EditRequest
     from mechstyle.models import HookedModel
 
-__all__ = ["Extent", "Size", "beside_the_weights", "dense", "low_rank", "trained", "unknown"]
+__all__ = ["Asked", "Extent", "Size", "beside_the_weights", "dense", "low_rank", "trained", "unknown"]
 
 _NUMBER: Final = 8
 """Bytes of a number in a file of an edit."""
@@ -41,77 +41,66 @@ class Extent:
     remark: str = ""
 
 
-Size: TypeAlias = "Callable[[HookedModel, Tuning, Sequence[int], Sequence[EditRequest], bool | None], Extent]"
+@dataclass(frozen=True)
+class Asked:
+    """What an edit will be computed from."""
+
+    model: HookedModel
+    tuning: Tuning
+    layers: Sequence[int]
+    requests: Sequence[EditRequest]
+    prepend_bos: bool | None
 
 
-def low_rank(
-    model: HookedModel,
-    tuning: Tuning,
-    layers: Sequence[int],
-    requests: Sequence[EditRequest],
-    prepend_bos: bool | None,
-) -> Extent:
+Size: TypeAlias = Callable[[Asked], Extent]
+
+
+def low_rank(asked: Asked) -> Extent:
     """Of a closed form: in each layer a factor, a row and a key for each different key."""
     from mechstyle.editing.spread import apart, shared_keys
     from mechstyle.models import parameter_value, resolve_bos
     from mechstyle.sites import Site
 
-    bos = resolve_bos(model, prepend_bos)
+    model, requests = asked.model, asked.requests
+    bos = resolve_bos(model, asked.prepend_bos)
     phrased = [request.phrased for request in requests]
     stay = tuple(dict.fromkeys(fact for request in requests for fact in request.keep))
     rank = int(shared_keys(model, phrased, prepend_bos=bos).max()) + 1
     kept, _ = apart(model, stay, phrased, prepend_bos=bos)
     rank += len(kept)
-    names = [Site(layer, "mlp").parameter for layer in layers]
+    names = [Site(layer, "mlp").parameter for layer in asked.layers]
     shapes = {name: tuple(parameter_value(model, name).shape) for name in names}
     numbers = sum(rank * (2 * d_in + d_out) for d_in, d_out in shapes.values())
-    steps = _STEPS if tuning.steps is None else tuning.steps
+    steps = _STEPS if asked.tuning.steps is None else asked.tuning.steps
     return Extent(shapes, numbers * _NUMBER + _SETTINGS + _texts(requests) + len(requests) * steps * _LOSSES)
 
 
-def dense(
-    model: HookedModel,
-    tuning: Tuning,
-    layers: Sequence[int],
-    requests: Sequence[EditRequest],
-    prepend_bos: bool | None,
-) -> Extent:
+def dense(asked: Asked) -> Extent:
     """Of fine-tuning: whole parameters."""
     from mechstyle.models import parameter
 
     shapes = {
-        f"blocks.{layer}.{kind}": tuple(parameter(model, f"blocks.{layer}.{kind}").shape)
-        for kind in trained(tuning)
-        for layer in layers
+        f"blocks.{layer}.{kind}": tuple(parameter(asked.model, f"blocks.{layer}.{kind}").shape)
+        for kind in trained(asked.tuning)
+        for layer in asked.layers
     }
     numbers = 0
     for shape in shapes.values():
         rows, columns = _rows(shape), shape[-1]
         numbers += rows * columns + min(rows, columns) ** 2
-    return Extent(shapes, numbers * _NUMBER + _SETTINGS + _texts(requests))
+    return Extent(shapes, numbers * _NUMBER + _SETTINGS + _texts(asked.requests))
 
 
-def unknown(
-    model: HookedModel,
-    tuning: Tuning,
-    layers: Sequence[int],
-    requests: Sequence[EditRequest],
-    prepend_bos: bool | None,
-) -> Extent:
+def unknown(asked: Asked) -> Extent:
     """Of knowledge neurons: nobody knows before they are found."""
     return Extent(remark="rows of mlp.W_out, in the layers where the neurons of the facts are found")
 
 
-def beside_the_weights(
-    model: HookedModel,
-    tuning: Tuning,
-    layers: Sequence[int],
-    requests: Sequence[EditRequest],
-    prepend_bos: bool | None,
-) -> Extent:
+def beside_the_weights(asked: Asked) -> Extent:
     """Of a memory: requests, and a state for each phrasing where prompts are compared at a layer."""
-    states = sum(len(request.phrased) for request in requests) * len(layers) * int(model.cfg.d_model)
-    size = states * _NUMBER + _PLAIN + _texts(requests)
+    entries = sum(len(request.phrased) for request in asked.requests)
+    states = entries * len(asked.layers) * int(asked.model.cfg.d_model)
+    size = states * _NUMBER + _PLAIN + _texts(asked.requests)
     return Extent(n_bytes=size, remark="nothing in the weights; they stay as they are")
 
 
