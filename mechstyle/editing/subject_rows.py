@@ -86,21 +86,17 @@ class SubjectRows:
     def mean_keys(self) -> Float[Tensor, "mean d_mlp"]:
         """The means of the keys of the present layer, in fp64."""
         site = Site(self._layer, "key")
-        total: Tensor | None = None
+        d_mlp = int(self._model.cfg.d_mlp)
+        total = torch.zeros(self._n_means, d_mlp, dtype=torch.float64, device=self._model.cfg.device)
         for own, one in zip(self._shares, self._chunks, strict=True):
             if one.residual is None:
                 keys = capture(self._model, one.ids, [site])[site]
             else:
-                _, found = through(self._model, one.residual, self._layer, read=site)
-                assert found is not None
-                keys = found
+                keys = through(self._model, one.residual, self._layer, read=[site])[1][site]
             at, mean, weights = (list(part) for part in zip(*own, strict=True))
             chosen = keys[at, one.last[at].to(keys.device)].double()
             chosen = chosen * chosen.new_tensor(weights)[:, None]
-            if total is None:
-                total = chosen.new_zeros(self._n_means, keys.shape[-1])
-            total = total.index_add(0, torch.tensor(mean, device=keys.device), chosen)
-        assert total is not None
+            total = total.index_add(0, torch.tensor(mean, device=total.device), chosen.to(total.device))
         return total
 
     def outputs(self, rows: Sequence[int]) -> Float[Tensor, "row d_model"]:
@@ -123,7 +119,7 @@ class SubjectRows:
     def go_to(self, layer: int) -> None:
         """Go on to a higher layer, through those between as they are now."""
         for one in self._chunks:
-            for passed in range(self._layer, layer) if one.residual is not None else ():
-                assert one.residual is not None
-                one.residual, _ = through(self._model, one.residual, passed)
+            if one.residual is not None:
+                for passed in range(self._layer, layer):
+                    one.residual, _ = through(self._model, one.residual, passed)
         self._layer = layer

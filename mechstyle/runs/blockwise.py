@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,27 +45,30 @@ def through(
     residual: Float[Tensor, "row pos d_model"],
     layer: int,
     *,
-    read: Site | None = None,
-) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos d"] | None]:
-    """Run one block from position 0 on, without gradients, and return what leaves it.
+    read: Sequence[Site] = (),
+) -> tuple[Float[Tensor, "row pos d_model"], dict[Site, Float[Tensor, "row pos d"]]]:
+    """Run one block from position 0 on, without gradients; return what leaves it, and states inside of it.
 
     Args:
-        read: a state inside the block that is returned too.
+        read: the states to return, as by ``capture``.
 
     Raises:
         ModelError: blocks of this model cannot be run one by one.
 
     Example:
-        >>> after, keys = through(model, residual, 3, read=Site(3, "key"))  # doctest: +SKIP
+        >>> after, states = through(model, residual, 3, read=[Site(3, "key")])  # doctest: +SKIP
     """
     require_resumable(model)
-    found: list[Tensor] = []
+    found: dict[Site, Tensor] = {}
 
-    def reader(state: Tensor, hook: Any) -> None:
-        found.append(state)
+    def reader(site: Site) -> Callable[..., None]:
+        def note(state: Tensor, hook: Any) -> None:
+            found[site] = state
 
-    counting, check = counted([] if read is None else [(read.hook, reader)])
+        return note
+
+    counting, check = counted([(site.hook, reader(site)) for site in read])
     with torch.no_grad(), model.hooks(fwd_hooks=counting):
         after, _ = run_block(model, layer, residual)
     check()
-    return after, found[0] if found else None
+    return after, found

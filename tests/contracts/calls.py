@@ -330,7 +330,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "suggest_hparams": lambda model, folder: _suggested(model),
         "sweep_layers": lambda model, folder: _sweep(model),
         "through": lambda model, folder: runs.through(
-            model, runs.entering(model, IDS, 1), 1, read=Site(1, "key")
+            model, runs.entering(model, IDS, 1), 1, read=[Site(1, "key")]
         ),
         "without_edits": _without_edits,
         "subject_keys": lambda model, folder: keys.subject_keys(model, FACT, layer=1, contexts=CONTEXTS),
