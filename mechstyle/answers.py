@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from mechstyle.errors import ModelError, RangeError
+from mechstyle.errors import NonFiniteError, RangeError
 from mechstyle.metrics import answer_logprobs
 from mechstyle.models import HookedModel
 from mechstyle.runs import logits
@@ -52,7 +52,7 @@ def score_answers(
 
     Raises:
         RangeError: ``batch_size`` is below 1.
-        ModelError: a log-probability is not a finite number.
+        NonFiniteError: a log-probability is not a finite number.
 
     >>> one = encode(model, "Miles Davis plays the", target=" trumpet")  # doctest: +SKIP
     >>> score_answers(model, [one], batch_size=8)[0].logp  # doctest: +SKIP
@@ -104,7 +104,7 @@ def _score(model: HookedModel, encoded: Sequence[EncodedPrompt]) -> list[AnswerS
     best = run.argmax(-1).cpu()
     for one, logp in zip(encoded, total, strict=True):
         if not math.isfinite(logp):
-            raise ModelError(
+            raise NonFiniteError(
                 f"model: the log-probability of {one.text!r} is {logp}, not a finite number; look for NaN or "
                 "overflow in the weights, or load the model in a wider dtype."
             )

@@ -4,6 +4,7 @@
     ├── InputError (ValueError)        what the caller gave is wrong       command line: exit 2
     │   ├── TextError                  a prompt, subject, target or its tokens
     │   ├── ModelError                 an unknown, broken, processed or foreign model
+    │   │   └── NonFiniteError         what a model gives is NaN or infinite
     │   ├── FileError                  a file that is missing, damaged or cannot be written
     │   └── RangeError                 a number outside of its range
     └── WorkError (RuntimeError)       the work failed, the input was fine  command line: exit 1
@@ -18,6 +19,7 @@ __all__ = [
     "InputError",
     "MechstyleError",
     "ModelError",
+    "NonFiniteError",
     "RangeError",
     "TextError",
     "WorkError",
@@ -38,6 +40,10 @@ class TextError(InputError):
 
 class ModelError(InputError):
     """A model is unknown, lacks weights, was processed, holds NaN or is not the one expected."""
+
+
+class NonFiniteError(ModelError):
+    """What a model gives (logits, log-probabilities) is NaN or infinite."""
 
 
 class FileError(InputError):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mechstyle.answers import length_buckets
-from mechstyle.errors import InputError, ModelError, RangeError, TextError
+from mechstyle.errors import InputError, NonFiniteError, RangeError, TextError
 from mechstyle.metrics import answer_logprobs
 from mechstyle.models import HookedModel, resolve_bos
 from mechstyle.runs import logits
@@ -91,7 +91,7 @@ def negative_log_likelihood(
         n_context: so many tokens more, at the beginning of each text, are read and not scored.
 
     Raises:
-        ModelError: the sum is not a finite number.
+        NonFiniteError: the sum is not a finite number.
 
     >>> total, count = negative_log_likelihood(model, encoded, batch_size=8)  # doctest: +SKIP
     """
@@ -104,7 +104,7 @@ def negative_log_likelihood(
         total -= float(logp.double().sum())
         count += int(mask.sum()) - first * len(rows)
     if not math.isfinite(total):
-        raise ModelError(
+        raise NonFiniteError(
             f"model: the negative log-likelihood of the texts is {total}, not a finite number; look for "
             "NaN or overflow in the weights, or load the model in a wider dtype."
         )

@@ -6,7 +6,7 @@ from mechstyle import errors
 
 
 def test_each_error_can_be_caught_as_its_kind_and_as_the_builtin_it_refines() -> None:
-    for name in ("TextError", "ModelError", "FileError", "RangeError"):
+    for name in ("TextError", "ModelError", "NonFiniteError", "FileError", "RangeError"):
         error = getattr(errors, name)
         assert issubclass(error, errors.InputError)
     assert issubclass(errors.InputError, (errors.MechstyleError, ValueError))

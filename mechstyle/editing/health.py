@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechstyle.answers import require_positive, score_answers
 from mechstyle.editing.application import without_edits
-from mechstyle.errors import InputError, ModelError, RangeError
+from mechstyle.errors import InputError, NonFiniteError, RangeError
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel, active_base, parameter
 from mechstyle.texts import encode_texts, exp_mean, negative_log_likelihood
@@ -229,14 +229,14 @@ def _perplexity(model: HookedModel, texts: Sequence[Tensor], check: HealthCheck)
 def _perplexity_or_infinite(model: HookedModel, texts: Sequence[Tensor], check: HealthCheck) -> float:
     try:
         return _perplexity(model, texts, check)
-    except ModelError:  # the log-likelihood is not a finite number
+    except NonFiniteError:
         return math.inf
 
 
 def _share_known(model: HookedModel, known: Sequence[EncodedPrompt], check: HealthCheck) -> float:
     try:
         scores = score_answers(model, known, batch_size=check.batch_size)
-    except ModelError:  # a log-probability is not a finite number
+    except NonFiniteError:
         return 0.0
     return sum(score.exact for score in scores) / len(scores)
 

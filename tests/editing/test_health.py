@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer
 import mechstyle as ms
 from mechstyle.editing.health import Health, HealthCheck, measure_health, read_canaries
 from mechstyle.editing.ledger import Ledger
-from mechstyle.errors import InputError, RangeError, TextError, WorkError
+from mechstyle.errors import InputError, ModelError, RangeError, TextError, WorkError
 from mechstyle.models import parameter
 from tests.editing.test_ledger import edit_of
 from tests.editing.test_ledger_files import files
@@ -202,3 +202,17 @@ def test_a_check_that_cannot_be_made_is_refused_when_the_ledger_is_opened(
         Ledger.open(tiny_model, tmp_path / "edits", health=HealthCheck(texts=["Miles Davis", ""]))
     assert files(tmp_path) == {}
     assert dataclasses.replace(HealthCheck(), texts=["a"]).texts == ("a",)
+
+
+def test_only_figures_that_are_not_finite_count_as_failed(
+    tiny_model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = HealthCheck(texts=("The day was long.",))
+    canaries = read_canaries(tiny_model, check)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ModelError("model: it is in training mode and has dropout")
+
+    monkeypatch.setattr("mechstyle.editing.health.negative_log_likelihood", broken)
+    with pytest.raises(ModelError, match="has dropout"):
+        measure_health(tiny_model, check, canaries)
