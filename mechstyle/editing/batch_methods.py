@@ -183,8 +183,7 @@ def alphaedit(
     next is computed, or give ``batch_size``. Edits that hold no keys, such as fine-tuning, are not spared.
 
     Args:
-        threshold: largest eigenvalue that counts as small, as a multiple of the mean one; None is 0.2, which
-            did best on ``organism-m``.
+        threshold: largest eigenvalue that counts as small, as a multiple of the mean one; None is 0.2.
         l2: weight of the size of the change; None is a tenth of the keys' mean squared norm within that span,
             or of a hundredth of their whole one, where that is more.
         bases: layer -> what ``null_space`` gave for its second moment, so that many calls need it but once;
