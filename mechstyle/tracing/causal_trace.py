@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from mechstyle.models import HookedModel, active_base, provenance, require_hooke
 from mechstyle.runs import logits
 from mechstyle.sites import Kind
 from mechstyle.tokens import EncodedPrompt, encode_fact
-from mechstyle.tracing.answer import Metric, Question
+from mechstyle.tracing.answer import MetricName as Metric
+from mechstyle.tracing.answer import Question
 from mechstyle.tracing.corruption import GaussianNoise, reference_sigma
 from mechstyle.tracing.engines import Engine, choose_engine, clean_run
 from mechstyle.tracing.grid import cells_of, default_window
@@ -31,7 +32,7 @@ from mechstyle.tracing.trace import DIMS, Trace
 __all__ = ["causal_trace"]
 
 KINDS: tuple[Kind, ...] = ("resid", "mlp", "attn")
-METRICS = get_args(Metric)
+METRICS = ("prob", "logprob")
 PREDICTED = "predicted"
 
 

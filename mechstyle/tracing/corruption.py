@@ -1,4 +1,4 @@
-"""How a prompt is corrupted: Gaussian noise on the embeddings of the subject's tokens."""
+"""Noise on the embeddings of the subject's tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechstyle import organisms
-from mechstyle.errors import InputError, ModelError, RangeError
+from mechstyle.errors import InputError, ModelError, RangeError, TextError
+from mechstyle.facts import Fact
 from mechstyle.models import HookedModel, fingerprint
-from mechstyle.tokens import encode
+from mechstyle.tokens import EncodedPrompt, encode
+from mechstyle.tracing.corrupted import Corrupted
 from mechstyle.weights import parameter_value
 
 __all__ = ["GaussianNoise", "embedding_sigma", "reference_sigma"]
@@ -31,7 +33,8 @@ class GaussianNoise:
         multiple: noise in multiples of sigma; the paper uses 3.
         sigma: standard deviation of embedding entries; None takes it from the model's fixed set of reference
             subjects.
-        draws: explicit noise instead, added as it is; their number is then the number of samples.
+        draws: explicit noise instead, used as it is; their number is then the number of samples.
+        replace: put the noise in place of the embeddings, not onto them; the baseline is that of this noise.
 
     Raises:
         RangeError: `multiple` or `sigma` is negative or not finite.
@@ -44,6 +47,7 @@ class GaussianNoise:
     multiple: float = 3.0
     sigma: float | None = None
     draws: Float[Tensor, "sample subject_token d_model"] | None = None
+    replace: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("noise (multiple of sigma)", self.multiple), ("sigma", self.sigma)):
@@ -61,6 +65,30 @@ class GaussianNoise:
                 )
             if not bool(torch.isfinite(self.draws).all()):
                 raise InputError("noise (draws): expected finite numbers, got NaN or infinity.")
+
+    def embeddings(
+        self, model: HookedModel, fact: Fact, encoded: EncodedPrompt, *, samples: int, seed: int
+    ) -> Corrupted:
+        """Noise for the subject's tokens; more samples from one seed keep the first ones.
+
+        Raises:
+            InputError: explicit draws do not fit the subject's tokens or the model's width.
+            ModelError: the embeddings are not finite.
+        """
+        if encoded.subject is None:
+            raise TextError("fact: its prompt has no subject tokens to corrupt.")
+        sigma, source = self.sigma, "explicit draws" if self.draws is not None else "given"
+        if sigma is None and self.draws is None:
+            sigma, source = reference_sigma(model)
+        values = self.sample(
+            sigma=sigma,
+            n_tokens=len(encoded.subject),
+            d_model=int(model.cfg.d_model),
+            samples=samples,
+            seed=seed,
+        )
+        record = {**self.record(), "sigma": sigma, "sigma_source": source}
+        return Corrupted(values, not self.replace, encoded.subject, record)
 
     def sample(
         self, *, sigma: float | None, n_tokens: int, d_model: int, samples: int, seed: int
@@ -89,10 +117,11 @@ class GaussianNoise:
 
     def record(self) -> dict[str, str | float | None]:
         """The rule in JSON form, for provenance; explicit draws are named by their hash."""
+        how = "in place of the embedding" if self.replace else "added"
         if self.draws is None:
-            return {"rule": "gaussian, added", "multiple": self.multiple}
+            return {"rule": f"gaussian, {how}", "multiple": self.multiple}
         digest = hashlib.sha256(self.draws.detach().cpu().double().numpy().tobytes()).hexdigest()
-        return {"rule": "explicit draws, added", "sha256": digest}
+        return {"rule": f"explicit draws, {how}", "sha256": digest}
 
 
 def embedding_sigma(model: HookedModel, subjects: Sequence[str]) -> float:
