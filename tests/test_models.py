@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import shutil
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import (
@@ -21,7 +20,6 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
-    GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
 )
@@ -41,8 +39,8 @@ from mechstyle.models import (
     require_editable,
     resolve_bos,
 )
+from tests.nano import NANO_STATES, nano_model, nano_partials
 
-NANO = Path(__file__).parent / "data" / "gpt-nano-sort"
 CONFIGS = {
     "tied": {},
     "untied": {"tie_word_embeddings": False},
@@ -189,63 +187,9 @@ def test_prompts_have_no_bos_unless_asked(tiny_model: HookedTransformer) -> None
 # The trained model that nobody here made
 
 
-def nano_arrays(name: str) -> dict[str, Any]:
-    data = json.loads((NANO / name).read_text())
-    arrays: dict[str, Any] = {}
-    todo = [("", data)]
-    while todo:
-        prefix, node = todo.pop()
-        for key, value in node.items():
-            if isinstance(value, dict) and "data" in value and "shape" in value:
-                flat = torch.frombuffer(bytearray(base64.b64decode(value["data"])), dtype=torch.float32)
-                arrays[prefix + key] = flat.reshape(value["shape"]).clone()
-            elif isinstance(value, dict):
-                todo.append((f"{prefix}{key}.", value))
-    return arrays
-
-
 @pytest.fixture(scope="module")
 def nano() -> HookedTransformer:
-    """minGPT's weights in GPT-2's names; its Linear weights are the transposes of GPT-2's Conv1D."""
-    weights = nano_arrays("gpt-nano-sort-model.json")
-    state = {}
-    for name, weight in weights.items():
-        key = name[name.index("transformer.") :] if "transformer." in name else "lm_head.weight"
-        if not key.endswith(".attn.bias"):
-            linear = key.endswith(".weight") and (".attn." in key or ".mlp." in key)
-            state[key] = weight.T.contiguous() if linear else weight
-    config = GPT2Config(
-        vocab_size=3, n_positions=11, n_embd=48, n_layer=3, n_head=3, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        hf = GPT2LMHeadModel(config).eval()
-    hf.load_state_dict(state)
-    tokenizer = Tokenizer(models.WordLevel({"A": 0, "B": 1, "C": 2}, unk_token="A"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return load_model(hf, tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer))
-
-
-NANO_STATES = {
-    "x": "blocks.0.hook_resid_pre",
-    "q": "blocks.0.attn.hook_q",
-    "k": "blocks.0.attn.hook_k",
-    "v": "blocks.0.attn.hook_v",
-    "attSm": "blocks.0.attn.hook_pattern",
-    "yProj": "blocks.0.hook_attn_out",
-    "attnResid": "blocks.0.hook_resid_mid",
-    "gelu": "blocks.0.mlp.hook_post",
-    "mlp": "blocks.0.hook_mlp_out",
-    "block0": "blocks.0.hook_resid_post",
-    "block1": "blocks.1.hook_resid_post",
-    "block2": "blocks.2.hook_resid_post",
-}
-
-
-def nano_partials() -> dict[str, Tensor]:
-    return {
-        key.rpartition(".")[2]: value for key, value in nano_arrays("gpt-nano-sort-t0-partials.json").items()
-    }
+    return nano_model()
 
 
 def test_the_trained_sorting_model_gives_the_activations_that_were_shipped_with_it(

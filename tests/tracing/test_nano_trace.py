@@ -1,0 +1,92 @@
+"""A trained model that nobody here made: put its shipped states back, and get what tracing gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from mechstyle.facts import Fact
+from mechstyle.tracing import Trace, causal_trace
+from tests.nano import NANO_STATES, nano_model, nano_partials
+
+LETTERS = "ABC"
+N_PROMPT = 7
+"""Six letters, and the first of the sorted ones, A in all three inputs; the second is A, A and B."""
+PAIRS = [(0, 2), (2, 0), (1, 2)]
+PUT_BACK = {("resid", 0): "block0", ("resid", 1): "block1", ("resid", 2): "block2"}
+PUT_BACK |= {("mlp", 0): "mlp", ("attn", 0): "yProj"}
+
+
+@pytest.fixture(scope="module")
+def nano() -> HookedTransformer:
+    return nano_model()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, Tensor]:
+    return nano_partials()
+
+
+def text_of(ids: Tensor) -> str:
+    return " ".join(LETTERS[int(one)] for one in ids)
+
+
+def second_letter(shipped: dict[str, Tensor], row: int) -> int:
+    return int(shipped["idx"][row, :6].sort().values[1])
+
+
+def traced(nano: HookedTransformer, shipped: dict[str, Tensor], clean: int, corrupted: int) -> Trace:
+    """The letters of one input with noise that makes them those of another one."""
+    ids = shipped["idx"].long()
+    first = text_of(ids[clean, :6])
+    fact = Fact("{} A", first, " " + LETTERS[second_letter(shipped, clean)])
+    embedding = nano.W_E.detach()
+    draws = (embedding[ids[corrupted, :6]] - embedding[ids[clean, :6]])[None]
+    return causal_trace(nano, fact, noise=draws, window=1)
+
+
+def with_shipped_state(
+    nano: HookedTransformer, shipped: dict[str, Tensor], name: str, rows: tuple[int, int], token: int
+) -> float:
+    """The answer's probability in a run on the corrupted input with the clean input's shipped state."""
+    clean, corrupted = rows
+
+    def put(state: Tensor, hook: Any) -> Tensor:
+        state[:, token] = shipped[name][clean, token]
+        return state
+
+    with torch.no_grad():
+        logits = nano.run_with_hooks(
+            shipped["idx"].long()[corrupted : corrupted + 1, :N_PROMPT], fwd_hooks=[(NANO_STATES[name], put)]
+        )
+    return float(logits[0, -1].softmax(-1)[second_letter(shipped, clean)])
+
+
+@pytest.mark.parametrize(("clean", "corrupted"), PAIRS)
+def test_the_clean_and_the_corrupted_run_say_what_the_model_said(
+    nano: HookedTransformer, shipped: dict[str, Tensor], clean: int, corrupted: int
+) -> None:
+    trace, answer = traced(nano, shipped, clean, corrupted), second_letter(shipped, clean)
+    assert trace.knows
+    probabilities = shipped["probs"][:, N_PROMPT - 1, answer]
+    assert trace.clean == pytest.approx(float(probabilities[clean]), abs=1e-5)
+    assert trace.corrupted.values == pytest.approx(float(probabilities[corrupted]), abs=1e-5)
+    assert float(trace.total_effect()) > 0.9
+
+
+@pytest.mark.parametrize(("clean", "corrupted"), PAIRS)
+def test_a_cell_is_the_run_with_the_shipped_state(
+    nano: HookedTransformer, shipped: dict[str, Tensor], clean: int, corrupted: int
+) -> None:
+    trace = traced(nano, shipped, clean, corrupted)
+    for (kind, layer), name in PUT_BACK.items():
+        expected = [
+            with_shipped_state(nano, shipped, name, (clean, corrupted), token) for token in range(N_PROMPT)
+        ]
+        np.testing.assert_allclose(trace.data[kind].values[0, :, layer], expected, atol=1e-4, err_msg=name)
+    assert trace.data["resid"].values[0, -1, -1] == pytest.approx(trace.clean, abs=1e-5)
