@@ -1,50 +1,18 @@
-"""Averages by role and layer suggestions, on traces written by hand."""
+"""Averages by role, total effects and layer suggestions, on traces written by hand."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import xarray as xr
 
 from mechstyle.errors import InputError, RangeError
+from mechstyle.metrics import bootstrap_means
 from mechstyle.tracing import Trace, average_by_role, suggest_layers
-
-ROLES = ("first subject token", "middle subject tokens", "middle subject tokens", "last subject token")
-DIMS = ("sample", "token", "layer")
-
-
-def written(
-    effects: Mapping[str, Sequence[Sequence[float]]],
-    *,
-    roles: Sequence[str] = ROLES,
-    samples: int = 4,
-    jitter: float = 0.0,
-    **settings: object,
-) -> Trace:
-    """A trace whose mean indirect effects [token][layer] are known."""
-    wobble = jitter * (np.arange(samples) - (samples - 1) / 2)[:, None, None]
-    corrupted = np.linspace(0.1, 0.3, samples)
-    chosen = {"metric": "prob", "window": 2, "prepend_bos": False, **settings}
-    first = np.array(next(iter(effects.values())))
-    return Trace(
-        xr.Dataset(
-            {k: (DIMS, corrupted[:, None, None] + np.array(v)[None] + wobble) for k, v in effects.items()},
-            coords={
-                "sample": np.arange(samples),
-                "token": np.arange(first.shape[0]),
-                "layer": np.arange(first.shape[1]),
-                "token_str": ("token", np.array(list("abcdefgh"[: first.shape[0]]), dtype=object)),
-                "role": ("token", np.array(roles, dtype=object)),
-                "clean": ((), 0.9),
-                "corrupted": ("sample", corrupted),
-            },
-            attrs={"provenance": json.dumps({"fingerprint": "f", "settings": chosen})},
-        )
-    )
-
+from mechstyle.tracing.aggregate import band, total_effects
+from mechstyle.tracing.aligned import align, resampled_means
+from tests.tracing.written import written
 
 ONE = written({"mlp": [[0.1, 0.2], [0.3, 0.0], [0.5, 0.2], [0.2, 0.6]]})
 TWO = written({"mlp": [[0.3, 0.0], [0.4, 0.8]]}, roles=("first subject token", "last subject token"))
@@ -106,6 +74,124 @@ def test_traces_that_cannot_be_compared_are_refused() -> None:
         average_by_role([ONE, written({"attn": [[0.0, 0.0]] * 4})])
     with pytest.raises(InputError, match="expected the kind 'mlp', got attn"):
         suggest_layers(written({"attn": [[0.0, 0.0]] * 4}))
+
+
+def test_every_fact_must_have_as_many_draws_as_the_first() -> None:
+    with pytest.raises(InputError, match="trace 1 has samples 3, the first one 4"):
+        average_by_role([ONE, written({"mlp": [[0.0, 0.0]] * 4}, samples=3)])
+
+
+def test_traces_are_read_once_and_not_kept() -> None:
+    def once() -> Iterator[Trace]:
+        yield from (ONE, TWO)
+
+    assert average_by_role(once()).equals(average_by_role([ONE, TWO]))
+    with pytest.raises(InputError, match="expected traces, got str at place 0"):
+        average_by_role("ab")  # type: ignore[arg-type]
+
+
+def test_further_axes_become_columns_and_token_sets_become_roles() -> None:
+    heads = np.arange(12.0).reshape(2, 2, 3)  # token set, layer, head
+    one = written(
+        {"q": heads, "mlp": heads[..., 0], "key": heads[:, 1]},
+        roles=("the subject", "last prompt token"),
+        axes={"q": ("layer", "head"), "key": ("neuron",)},
+        layer=7,
+    )
+    table = average_by_role([one, one])
+    assert list(table.columns) == [
+        "kind", "role", "layer", "head", "neuron", "mean", "low", "high", "n_facts",
+    ]  # fmt: skip
+    assert table["role"].unique().tolist() == ["last prompt token", "the subject"]
+    head = table[table["kind"] == "q"].set_index(["role", "layer", "head"])["mean"]
+    for token, role in enumerate(("the subject", "last prompt token")):
+        for layer in range(2):
+            for number in range(3):
+                assert head[role, layer, number] == pytest.approx(heads[token, layer, number])
+    neurons = table[table["kind"] == "key"]
+    assert set(neurons["layer"]) == {7}
+    assert neurons["head"].isna().all()
+    by_neuron = neurons[neurons["role"] == "the subject"].set_index("neuron")["mean"]
+    assert by_neuron.tolist() == pytest.approx(heads[0, 1].tolist())
+    assert table[table["kind"] == "mlp"]["head"].isna().all()
+
+
+def test_total_effects_are_averaged_over_facts() -> None:
+    table = total_effects([ONE, written({"mlp": [[0.0, 0.0]] * 4}, clean=0.5)])
+    assert table["mean"]["clean"] == pytest.approx(0.7)
+    assert table["mean"]["corrupted"] == pytest.approx(0.2)
+    assert table["mean"]["total effect"] == pytest.approx(0.5)
+    assert (table["n_facts"] == 2).all()
+    assert table["low"]["total effect"] < 0.5 < table["high"]["total effect"]
+    sharp = total_effects([ONE], over="facts")
+    assert sharp["low"].tolist() == pytest.approx(sharp["mean"].tolist())  # one fact, nothing to resample
+
+
+def test_the_mean_of_resamples_is_the_mean_and_their_spread_that_of_facts_and_draws() -> None:
+    # Davison and Hinkley 1997, 3.8: variance of a two-stage resample of means.
+    rng = np.random.default_rng(0)
+    facts, draws = 6, 5
+    values = rng.normal(size=(facts, 1)) + rng.normal(size=(facts, draws))
+    means = resampled_means(values[..., None], resamples=40_000, seed=1)[:, 0]
+    between, within = values.mean(1).var() / facts, values.var(1).mean() / (facts * draws)
+    assert means.mean() == pytest.approx(values.mean(), abs=4 * means.std() / 200)
+    assert means.var() == pytest.approx(between + within, rel=0.03)
+    of_facts = resampled_means(values.mean(1)[:, None, None], resamples=40_000, seed=1)[:, 0]
+    assert of_facts.var() == pytest.approx(between, rel=0.03)
+    oracle = bootstrap_means(values.mean(1), resamples=40_000, seed=2)
+    assert np.quantile(of_facts, [0.1, 0.9]) == pytest.approx(np.quantile(oracle, [0.1, 0.9]), abs=0.02)
+
+
+def test_resampling_in_chunks_leaves_every_resample_whole() -> None:
+    values = np.ones((400, 10, 2))
+    means = resampled_means(values, resamples=600, seed=0)  # more than one chunk
+    assert means == pytest.approx(np.ones((600, 2)))
+
+
+def test_intervals_cover_a_known_truth_as_often_as_they_say() -> None:
+    # Facts differ by 1, draws by 2: half of a fact's variance is the noise of its four draws.
+    rng = np.random.default_rng(0)
+    runs, facts, draws, level = 300, 25, 4, 0.9
+    values = rng.normal(size=(runs, facts, 1)) + 2 * rng.normal(size=(runs, facts, draws))
+    covered = {"facts": 0, "facts and draws": 0}
+    for run in range(runs):
+        given = values[run][..., None]
+        for over, data in (("facts", given.mean(1, keepdims=True)), ("facts and draws", given)):
+            low, high = band(resampled_means(data, resamples=200, seed=run), level)
+            covered[over] += bool(low[0] <= 0 <= high[0])
+    # Within three standard errors (0.017 each); percentile intervals of 25 facts are a little short.
+    assert 0.83 < covered["facts"] / runs < 0.94
+    # The noise of draws is counted twice there: never less, and here 0.96 is due.
+    assert 0.92 < covered["facts and draws"] / runs < 0.995
+
+
+def test_one_pass_keeps_what_was_asked_for_only() -> None:
+    aligned = align([ONE, TWO], kinds=("mlp",), roles=("middle subject tokens",))
+    assert list(aligned.effects) == ["middle subject tokens"]
+    assert aligned.members == {"middle subject tokens": (0,)}
+    assert aligned.effects["middle subject tokens"].shape == (1, 4, 2)
+    averaged = align([ONE, TWO], average=True).effects["last subject token"]
+    assert averaged.shape == (2, 1, 2)
+    assert averaged[:, 0, 1].tolist() == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"over": "draws"}, "over: expected 'facts and draws' or 'facts', got 'draws'"),
+        ({"level": 1.0}, "level: expected a share between 0 and 1"),
+        ({"resamples": 0}, "resamples: expected a whole number of at least 1, got 0"),
+    ],
+)
+def test_wrong_options_are_named(wrong: dict[str, object], message: str) -> None:
+    for function in (average_by_role, total_effects):
+        with pytest.raises((InputError, RangeError), match=message):
+            function([ONE], **wrong)  # type: ignore[operator]
+
+
+def test_a_layer_is_suggested_at_the_last_subject_token_only() -> None:
+    with pytest.raises(InputError, match="expected the role 'last subject token'"):
+        suggest_layers([written({"mlp": [[0.1, 0.2]]}, roles=("the subject",))])
 
 
 @pytest.mark.parametrize("n", [0, 3])
