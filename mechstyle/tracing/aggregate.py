@@ -155,6 +155,7 @@ def suggest_layers(
         raise InputError(f"traces: expected the role {LAST_SUBJECT!r}, which none of them has.")
     effects = aligned.effects[LAST_SUBJECT]
     facts, draws, n_layers = effects.shape
+    window = aligned.settings["window"]
     unit = f"{facts} facts" if facts > 1 else f"{draws} noise draws of one fact"
     if not 1 <= n <= n_layers:
         raise RangeError(f"n: expected 1 to {n_layers}, the number of layers, got {n}.")
@@ -177,7 +178,7 @@ def suggest_layers(
                 interval=(float(low[layer]), float(high[layer])),
                 share=float(share[layer]),
                 reason=(
-                    f"Layer {layer} has {place} mean indirect effect of the MLP (window of {aligned.window}) "
+                    f"Layer {layer} has {place} mean indirect effect of the MLP (window of {window}) "
                     f"at the last subject token: {mean[layer]:.3g}, {level:.0%} interval {low[layer]:.3g} "
                     f"to {high[layer]:.3g} over {unit}; "
                     f"the peak in {share[layer]:.0%} of resamples.{doubt}"

@@ -35,7 +35,7 @@ class Aligned:
         members: for each role, the numbers of the facts that have it.
         clean: the metric of the clean run of each fact.
         corrupted: the metric of each corrupted run, over (fact, draw).
-        window: layers in a window of the traces.
+        settings: those in which the traces agree: metric, window and others.
     """
 
     cells: pd.DataFrame
@@ -43,7 +43,7 @@ class Aligned:
     members: dict[str, tuple[int, ...]]
     clean: Float[NDArray[np.float64], " fact"]
     corrupted: Float[NDArray[np.float64], "fact sample"]
-    window: int | None
+    settings: dict[str, object]
 
     @property
     def n_facts(self) -> int:
@@ -87,7 +87,7 @@ def align(
         own = _signature(trace)
         if first is None:
             first, chosen = own, _chosen(trace, kinds)
-            cells, window = _cells(trace, chosen), trace.settings.get("window")
+            cells = _cells(trace, chosen)
         _require_alike(first, own, index)
         clean.append(trace.clean)
         corrupted.append(trace.corrupted.values)
@@ -109,7 +109,7 @@ def align(
         members={role: tuple(members[role]) for role in order},
         clean=np.array(clean),
         corrupted=np.stack(corrupted),
-        window=window,
+        settings=dict(first),
     )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mechstyle.errors import FileError, InputError
 from mechstyle.facts import Fact
-from mechstyle.tracing.aggregate import Over, average_by_role, total_effects
+from mechstyle.tracing.aggregate import Over, average_by_role
 from mechstyle.tracing.manifest import Line, Manifest
 from mechstyle.tracing.trace import Trace
 
@@ -124,27 +124,6 @@ class TraceSet(Sequence[Trace]):
             >>> traces.average(level=0.9)
         """
         return average_by_role(self, over=over, level=level, resamples=resamples, seed=seed)
-
-    def totals(
-        self,
-        *,
-        over: Over = "facts and draws",
-        level: float = 0.95,
-        resamples: int = 1000,
-        seed: int = 0,
-    ) -> pd.DataFrame:
-        """Average clean and corrupted metric and total effect, with intervals; see `total_effects`.
-
-        Raises:
-            InputError: the traces cannot be compared.
-            RangeError: `level` or `resamples` is out of range.
-            FileError: a trace in the folder is gone or damaged.
-
-        Example:
-            >>> traces.totals()["mean"]["total effect"]
-            0.71
-        """
-        return total_effects(self, over=over, level=level, resamples=resamples, seed=seed)
 
 
 def _why(line: Line) -> dict[str, str | None]:

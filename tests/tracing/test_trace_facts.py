@@ -22,6 +22,7 @@ from mechstyle.datasets import write_requests
 from mechstyle.errors import FileError, InputError, TextError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.tracing import Trace, causal_trace
+from mechstyle.tracing.aggregate import total_effects
 from mechstyle.tracing.targets import Contrast
 from mechstyle.tracing.trace_facts import trace_facts
 from mechstyle.tracing.trace_set import TraceSet
@@ -231,7 +232,7 @@ def test_a_set_of_traces_made_one_by_one_is_averaged_like_any_other(known: list[
     table = found.average().set_index(["role", "layer"])["mean"]
     last = np.mean([trace.indirect_effect("mlp").values[3] for trace in traces], axis=0)
     assert table["last subject token"].tolist() == pytest.approx(last.tolist())
-    assert found.totals()["n_facts"].tolist() == [6, 6, 6]
+    assert total_effects(found)["n_facts"].tolist() == [6, 6, 6]
     with pytest.raises(InputError, match="expected traces of facts, but number 1 is none"):
         TraceSet.of([traces[0], written({"mlp": [[0.0]] * 4})])
 
