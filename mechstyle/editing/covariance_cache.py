@@ -11,31 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from mechstyle.blocks import has_hooks
+from mechstyle.cache import CACHE, cache_folder
 from mechstyle.editing.covariance import Covariance, CovarianceWarning, covariance, warn_if_few
 from mechstyle.editing.key_stream import KeySettings, TextSource, documents_of, read_through
 from mechstyle.errors import FileError, InputError
 from mechstyle.models import HookedModel, require_hooked
 
-__all__ = ["CACHE", "cache_folder", "cached_covariance"]
+__all__ = ["cached_covariance"]
 
-CACHE: Final = "MECHSTYLE_CACHE"
-"""Environment variable that names the folder of the cache."""
 _RECIPE: Final = 1
 """Raised when the same settings come to mean other moments, so that older files are not found any more."""
-
-
-def cache_folder() -> Path:
-    """Where second moments are kept: ``$MECHSTYLE_CACHE``, or ``mechstyle`` in the user's own cache folder.
-
-    That is ``$XDG_CACHE_HOME``, or ``~/.cache`` where it is not set. The folder may be removed at any time.
-
-    >>> cache_folder()  # doctest: +SKIP
-    PosixPath('/home/miles/.cache/mechstyle')
-    """
-    own = os.environ.get(CACHE)
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mechstyle"
 
 
 def cached_covariance(

@@ -12,10 +12,11 @@ import torch
 from transformer_lens import HookedTransformer
 
 import mechstyle as ms
+from mechstyle.cache import CACHE, cache_folder
 from mechstyle.documents import TextStream
 from mechstyle.editing import covariance_cache
 from mechstyle.editing.covariance import Covariance, CovarianceWarning, covariance
-from mechstyle.editing.covariance_cache import cache_folder, cached_covariance
+from mechstyle.editing.covariance_cache import cached_covariance
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.errors import FileError, InputError
 from mechstyle.models import fingerprint
@@ -248,7 +249,7 @@ def test_the_folder_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert cache_folder() == tmp_path / ".cache" / "mechstyle"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "mechstyle"
-    monkeypatch.setenv(covariance_cache.CACHE, "~/mine")
+    monkeypatch.setenv(CACHE, "~/mine")
     assert cache_folder() == tmp_path / "mine"
 
 
