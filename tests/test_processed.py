@@ -34,7 +34,7 @@ from mechstyle.runs import capture, logits
 from mechstyle.sites import Kind, Site
 from mechstyle.tokens import encode_fact
 from mechstyle.tracing import causal_trace
-from mechstyle.tracing.corruption import reference_sigma
+from mechstyle.tracing.reference import Reference, reference_sigma
 from tests.checkpoints import KINDS, random_hf
 from tests.oracles import trace_loop
 
@@ -152,7 +152,7 @@ def test_sigma_shrinks_by_the_variance_of_the_means_of_the_embeddings(plain: Loa
     model = plain("gpt2")
     before, _ = reference_sigma(model)
     after, _ = reference_sigma(processed(model, {"center_writing_weights"}))
-    means = parameter(model, "embed.W_E").detach().double().mean(-1)
+    means = parameter(model, "embed.W_E").detach()[Reference.of(model).ids].double().mean(-1)
     assert after**2 == pytest.approx(before**2 - float(means.var(correction=0)), rel=1e-6)
     assert after < before
 

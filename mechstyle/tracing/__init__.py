@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mechstyle.tracing.aggregate import LayerSuggestion, average_by_role, suggest_layers
 from mechstyle.tracing.causal_trace import causal_trace
-from mechstyle.tracing.corruption import GaussianNoise, embedding_sigma, reference_sigma
+from mechstyle.tracing.corruption import GaussianNoise
 from mechstyle.tracing.grid import default_window, window_layers
+from mechstyle.tracing.reference import embedding_sigma, reference_sigma
 from mechstyle.tracing.trace import Trace
 
 __all__ = [

@@ -24,7 +24,7 @@ from mechstyle.sites import Kind
 from mechstyle.tokens import EncodedPrompt, encode_fact
 from mechstyle.tracing.answer import MetricName as Metric
 from mechstyle.tracing.answer import Question
-from mechstyle.tracing.corruption import GaussianNoise, reference_sigma
+from mechstyle.tracing.corruption import GaussianNoise
 from mechstyle.tracing.engines import Engine, choose_engine, clean_run
 from mechstyle.tracing.grid import cells_of, default_window
 from mechstyle.tracing.trace import DIMS, Trace
@@ -101,11 +101,8 @@ def causal_trace(
     encoded = encode_fact(model, fact, target=_target(fact, answer), prepend_bos=prepend_bos)
     if answer == PREDICTED:
         encoded = _with_predicted(model, encoded)
-    sigma_used, source = _sigma(model, chosen)
-    subject = _subject(encoded)
-    draws = chosen.sample(
-        sigma=sigma_used, n_tokens=len(subject), d_model=int(model.cfg.d_model), samples=samples, seed=seed
-    )
+    found = chosen.embeddings(model, fact, encoded, samples=samples, seed=seed)
+    subject, draws = found.tokens, found.values
     question = Question(encoded, metric)
     clean = clean_run(engine, model, question, kinds)
     if not bool(torch.isfinite(clean.logits).all()):
@@ -138,7 +135,7 @@ def causal_trace(
         knows=question.greedy(clean.logits),
         kinds=list(kinds),
         metric=metric,
-        noise={**chosen.record(), "sigma": sigma_used, "sigma_source": source},
+        noise=found.record,
         samples=len(draws),
         seed=seed,
         window=window,
@@ -214,20 +211,6 @@ def _with_predicted(model: HookedModel, encoded: EncodedPrompt) -> EncodedPrompt
         strings=(*encoded.strings, text),
         offsets=(*encoded.offsets, (start, start + len(text))),
     )
-
-
-def _subject(encoded: EncodedPrompt) -> range:
-    if encoded.subject is None:
-        raise TextError("fact: its prompt has no subject tokens to corrupt.")
-    return encoded.subject
-
-
-def _sigma(model: HookedModel, corruption: GaussianNoise) -> tuple[float | None, str]:
-    if corruption.draws is not None:
-        return corruption.sigma, "explicit draws"
-    if corruption.sigma is not None:
-        return corruption.sigma, "given"
-    return reference_sigma(model)
 
 
 def _dataset(

@@ -8,13 +8,14 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from mechstyle.errors import TextError
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel
 from mechstyle.runs import Hook
 from mechstyle.sites import Site
 from mechstyle.tokens import EncodedPrompt
 
-__all__ = ["Corrupted", "Corruption"]
+__all__ = ["Corrupted", "Corruption", "subject_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,3 +77,14 @@ class Corruption(Protocol):
             InputError: the corruption does not fit the subject or the model.
         """
         ...
+
+
+def subject_of(encoded: EncodedPrompt) -> range:
+    """The positions of the subject's tokens.
+
+    Raises:
+        TextError: the prompt has no subject.
+    """
+    if encoded.subject is None:
+        raise TextError("fact: its prompt has no subject tokens to corrupt.")
+    return encoded.subject

@@ -220,7 +220,7 @@ def test_names_axes_and_provenance_are_complete(model: HookedTransformer) -> Non
         "answer": " trumpet",
     }
     assert expected.items() <= record["settings"].items()
-    assert record["settings"]["noise"]["sigma_source"] == "all token embeddings"
+    assert record["settings"]["noise"]["sigma_source"] == "200 packaged reference subjects"
     assert Fact.from_dict(record["settings"]["fact"]) == FACTS["inside"]
 
 

@@ -15,7 +15,7 @@ def test_a_known_fact_is_destroyed_by_noise_and_restored_by_the_last_state(
     facts = [request.fact for request in organisms.requests("organism-m", n=2, seed=0)]
     traces = [causal_trace(organism, fact, kinds=("resid", "mlp"), samples=3) for fact in facts]
     for trace in traces:
-        assert "organism-m" in trace.settings["noise"]["sigma_source"]
+        assert trace.settings["noise"]["sigma_source"] == "200 packaged reference subjects"
         if len(trace.settings["answer_tokens"]) == 1:
             assert trace.data["resid"].isel(token=-1, layer=-1).values == pytest.approx(trace.clean, rel=1e-4)
     assert all(trace.knows and float(trace.total_effect()) > 0.3 for trace in traces)
