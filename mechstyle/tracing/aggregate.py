@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from mechstyle.errors import InputError, RangeError
-from mechstyle.tracing.aligned import align, resampled_means
+from mechstyle.tracing.aligned import align, mean_of_facts, resampled_means
 from mechstyle.tracing.trace import Trace
 
 __all__ = ["LayerSuggestion", "Over", "average_by_role", "band", "suggest_layers", "total_effects"]
@@ -69,7 +69,7 @@ def average_by_role(
         kv_head, neuron), mean, low, high, n_facts.
 
     Raises:
-        InputError: no traces, or traces of different models, metrics, windows, kinds or numbers of draws.
+        InputError: no traces, or traces of different models, metrics, corruptions, windows or kinds.
         RangeError: `level` or `resamples` is out of range.
 
     Example:
@@ -81,7 +81,7 @@ def average_by_role(
     tables = []
     for role, effects in aligned.effects.items():
         low, high = band(resampled_means(effects, resamples=resamples, seed=seed), level)
-        table = aligned.cells.assign(mean=effects.mean((0, 1)), low=low, high=high, n_facts=len(effects))
+        table = aligned.cells.assign(mean=mean_of_facts(effects), low=low, high=high, n_facts=len(effects))
         table.insert(1, "role", role)
         tables.append(table)
     whole = pd.concat(tables, ignore_index=True)
@@ -118,12 +118,13 @@ def total_effects(
     """
     _check(over, level, resamples)
     aligned = align(traces, roles=())
-    corrupted = aligned.corrupted if over == "facts and draws" else aligned.corrupted.mean(1, keepdims=True)
-    clean = np.broadcast_to(aligned.clean[:, None], corrupted.shape)
-    values = np.stack([clean, corrupted, clean - corrupted], axis=-1)
+    values = []
+    for clean, runs in zip(aligned.clean, aligned.corrupted, strict=True):
+        corrupted = runs if over == "facts and draws" else runs.mean(keepdims=True)
+        values.append(np.stack([np.full(len(corrupted), clean), corrupted, clean - corrupted], axis=-1))
     low, high = band(resampled_means(values, resamples=resamples, seed=seed), level)
     return pd.DataFrame(
-        {"mean": values.mean((0, 1)), "low": low, "high": high, "n_facts": aligned.n_facts},
+        {"mean": mean_of_facts(values), "low": low, "high": high, "n_facts": aligned.n_facts},
         index=pd.Index(["clean", "corrupted", "total effect"], name="quantity"),
     )
 
@@ -154,12 +155,12 @@ def suggest_layers(
     if LAST_SUBJECT not in aligned.effects:
         raise InputError(f"traces: expected the role {LAST_SUBJECT!r}, which none of them has.")
     effects = aligned.effects[LAST_SUBJECT]
-    facts, draws, n_layers = effects.shape
+    facts, (draws, n_layers) = len(effects), effects[0].shape
     window = aligned.settings["window"]
     unit = f"{facts} facts" if facts > 1 else f"{draws} noise draws of one fact"
     if not 1 <= n <= n_layers:
         raise RangeError(f"n: expected 1 to {n_layers}, the number of layers, got {n}.")
-    mean = effects.mean((0, 1))
+    mean = mean_of_facts(effects)
     means = resampled_means(effects, resamples=resamples, seed=seed)
     low, high = band(means, level)
     share = np.bincount(means.argmax(1), minlength=n_layers) / resamples

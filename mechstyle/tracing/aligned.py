@@ -14,7 +14,7 @@ from mechstyle.errors import InputError
 from mechstyle.tokens import ROLES
 from mechstyle.tracing.trace import Trace
 
-__all__ = ["BEFORE", "Aligned", "align", "resampled_means"]
+__all__ = ["Aligned", "Draws", "align", "mean_of_facts", "resampled_means"]
 
 BEFORE = ("sample", "token")
 """The first two axes of every kind; what follows names a cell."""
@@ -22,7 +22,8 @@ COMPARED = ("metric", "window", "prepend_bos", "method", "direction")
 """Settings in which traces must agree to be laid on top of each other."""
 CHUNK = 1_000_000
 
-Effects = Float[NDArray[np.float64], "fact sample cell"]
+Draws = Sequence[Float[NDArray[np.float64], "sample ..."]]
+"""For each fact, a value a draw; facts may have several numbers of draws."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,18 +32,20 @@ class Aligned:
 
     Attributes:
         cells: a row a cell: kind, layer, and the further axes that a kind has (head, neuron, ...).
-        effects: for each role, an array over (fact that has the role, draw, cell).
+        layered: the kinds that go through the layers.
+        effects: for each role and each fact that has it, an array over (draw, cell).
         members: for each role, the numbers of the facts that have it.
         clean: the metric of the clean run of each fact.
-        corrupted: the metric of each corrupted run, over (fact, draw).
+        corrupted: for each fact, the metric of each corrupted run.
         settings: those in which the traces agree: metric, window and others.
     """
 
     cells: pd.DataFrame
-    effects: dict[str, Effects]
+    layered: tuple[str, ...]
+    effects: dict[str, Draws]
     members: dict[str, tuple[int, ...]]
     clean: Float[NDArray[np.float64], " fact"]
-    corrupted: Float[NDArray[np.float64], "fact sample"]
+    corrupted: Draws
     settings: dict[str, object]
 
     @property
@@ -51,9 +54,9 @@ class Aligned:
         return len(self.clean)
 
     @property
-    def total(self) -> Float[NDArray[np.float64], "fact sample"]:
+    def total(self) -> Draws:
         """Clean minus corrupted."""
-        return self.clean[:, None] - self.corrupted
+        return [clean - corrupted for clean, corrupted in zip(self.clean, self.corrupted, strict=True)]
 
 
 def align(
@@ -71,11 +74,11 @@ def align(
         average: average the draws of each fact, so that it has one.
 
     Raises:
-        InputError: no traces, or traces of different models, metrics, windows, kinds or numbers of draws.
+        InputError: no traces, or traces of different models, metrics, corruptions, windows or kinds.
 
     Example:
-        >>> align(traces).effects["last subject token"].shape
-        (100, 10, 30)
+        >>> align(traces).effects["last subject token"][0].shape
+        (10, 30)
     """
     first: list[tuple[str, object]] | None = None
     found: dict[str, list[NDArray[np.float64]]] = {}
@@ -88,6 +91,7 @@ def align(
         if first is None:
             first, chosen = own, _chosen(trace, kinds)
             cells = _cells(trace, chosen)
+            layered = tuple(kind for kind in chosen if "layer" in trace.data[kind].dims)
         _require_alike(first, own, index)
         clean.append(trace.clean)
         corrupted.append(trace.corrupted.values)
@@ -105,38 +109,52 @@ def align(
     order = [role for role in ROLES if role in found] + [role for role in found if role not in ROLES]
     return Aligned(
         cells=cells,
-        effects={role: np.stack(found[role]) for role in order},
+        layered=layered,
+        effects={role: found[role] for role in order},
         members={role: tuple(members[role]) for role in order},
         clean=np.array(clean),
-        corrupted=np.stack(corrupted),
+        corrupted=corrupted,
         settings=dict(first),
     )
 
 
+def mean_of_facts(values: Draws) -> Float[NDArray[np.float64], "..."]:
+    """Mean over facts of the mean over their draws: every fact has one vote.
+
+    Example:
+        >>> mean_of_facts([np.zeros((10, 3)), np.ones((2, 3))])
+        array([0.5, 0.5, 0.5])
+    """
+    found: NDArray[np.float64] = np.mean([one.mean(0) for one in values], axis=0)
+    return found
+
+
 def resampled_means(
-    values: Float[NDArray[np.float64], "fact sample ..."], *, resamples: int, seed: int
+    values: Draws, *, resamples: int, seed: int
 ) -> Float[NDArray[np.float64], "resample ..."]:
     """Means over facts and draws of resamples: facts with replacement, and within each of them its draws.
 
-    With one fact only its draws are resampled; with one draw only the facts are.
+    With one fact only its draws are resampled; where a fact has one draw, only facts are.
 
     Example:
-        >>> resampled_means(np.ones((5, 10, 3)), resamples=100, seed=0).shape
+        >>> resampled_means([np.ones((10, 3))] * 5, resamples=100, seed=0).shape
         (100, 3)
     """
-    facts, samples = values.shape[:2]
-    flat = values.reshape(facts * samples, -1)
+    facts, sizes = len(values), np.array([len(one) for one in values])
+    starts, most = np.cumsum(sizes) - sizes, int(sizes.max())
+    flat = np.concatenate([one.reshape(len(one), -1) for one in values])
     rng = np.random.default_rng(seed)
     means = np.empty((resamples, flat.shape[1]))
-    step = max(1, CHUNK // len(flat))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        picked = rng.integers(facts, size=(size, facts, 1)) * samples
-        drawn = picked + (rng.integers(samples, size=(size, facts, samples)) if samples > 1 else 0)
-        places = drawn.reshape(size, -1) + np.arange(size)[:, None] * len(flat)
-        counts = np.bincount(places.ravel(), minlength=size * len(flat)).reshape(size, -1)
-        means[start : start + size] = counts @ flat / counts.sum(1, keepdims=True)
-    return means.reshape(resamples, *values.shape[2:])
+    step = max(1, CHUNK // (facts * most))
+    for first in range(0, resamples, step):
+        count = min(step, resamples - first)
+        picked = rng.integers(facts, size=(count, facts, 1))
+        drawn = (rng.random((count, facts, most)) * sizes[picked]).astype(int)
+        places = starts[picked] + drawn + np.arange(count)[:, None, None] * len(flat)
+        weights = (np.arange(most) < sizes[picked]) / (sizes[picked] * facts)
+        shares = np.bincount(places.ravel(), weights.ravel(), minlength=count * len(flat))
+        means[first : first + count] = shares.reshape(count, -1) @ flat
+    return means.reshape(resamples, *values[0].shape[1:])
 
 
 def _chosen(trace: Trace, kinds: Sequence[str] | None) -> list[str]:
@@ -178,7 +196,6 @@ def _signature(trace: Trace) -> list[tuple[str, object]]:
         ("kinds", trace.kinds),
         *((name, settings.get(name)) for name in COMPARED),
         ("corruption", noise.get("rule") if isinstance(noise, dict) else None),
-        ("samples", trace.data.sizes["sample"]),
         ("axes", sizes),
     ]
 

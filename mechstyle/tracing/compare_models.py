@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mechstyle.errors import InputError, RangeError
 from mechstyle.tracing.aggregate import band
-from mechstyle.tracing.aligned import Aligned, align, resampled_means
+from mechstyle.tracing.aligned import Aligned, align, mean_of_facts, resampled_means
 from mechstyle.tracing.trace import Trace
 
 __all__ = ["ModelComparison", "compare_models"]
@@ -108,7 +108,7 @@ def compare_models(
         for number, (name, one) in enumerate(aligned.items())
         for kind in chosen
         for role in one.effects
-        if one.effects[role].any()
+        if any(effects.any() for effects in one.effects[role])
     }
     depths = np.linspace(0, 1, points)
     curves, peaks = [], []
@@ -139,11 +139,8 @@ def _require_one_question(aligned: Mapping[str, Aligned]) -> None:
 
 
 def _common_kinds(aligned: Mapping[str, Aligned], kinds: Sequence[str] | None) -> list[str]:
-    """Kinds that all models have in more than a single given layer."""
-    having = {}
-    for name, one in aligned.items():
-        through = one.cells if "neuron" not in one.cells else one.cells[one.cells["neuron"].isna()]
-        having[name] = list(through["kind"].unique())
+    """Kinds that all models have, and in all layers."""
+    having = {name: one.layered for name, one in aligned.items()}
     common = [kind for kind in next(iter(having.values())) if all(kind in own for own in having.values())]
     if kinds is not None:
         common = [kind for kind in kinds if kind in common]
@@ -154,12 +151,12 @@ def _common_kinds(aligned: Mapping[str, Aligned], kinds: Sequence[str] | None) -
 
 
 def _map(one: Aligned, kind: str, role: str, *, share: bool, resamples: int, seed: int) -> _Map:
-    cells = one.cells.reset_index(drop=True)
-    groups = cells[cells["kind"] == kind].groupby("layer").groups
-    values = np.stack([one.effects[role][..., list(groups[layer])].mean(-1) for layer in groups], axis=-1)
-    total = one.total[list(one.members[role])]
-    whole = np.concatenate([values, total[..., None]], axis=-1)
-    mean, means = whole.mean((0, 1)), resampled_means(whole, resamples=resamples, seed=seed)
+    groups = one.cells[one.cells["kind"] == kind].groupby("layer").groups
+    values = []
+    for fact, effects in zip(one.members[role], one.effects[role], strict=True):
+        layers = [effects[:, list(cells)].mean(1) for cells in groups.values()]
+        values.append(np.stack([*layers, one.total[fact]], axis=-1))
+    mean, means = mean_of_facts(values), resampled_means(values, resamples=resamples, seed=seed)
     if share:
         mean, means = mean / mean[-1], means / means[:, -1:]
     return _Map(mean[:-1], means[:, :-1], len(values))

@@ -137,7 +137,8 @@ def trace_distances(aligned: Aligned, *, measure: Measure = "correlation") -> Di
         >>> trace_distances(align(traces, average=True)).shape
         (100, 100)
     """
-    roles = {role: values.mean(1) for role, values in aligned.effects.items() if values.any()}
+    means = {role: np.stack([one.mean(0) for one in values]) for role, values in aligned.effects.items()}
+    roles = {role: values for role, values in means.items() if values.any()}
     if not roles:
         raise InputError("traces: expected effects to compare, but all are 0.")
     n_cells = len(aligned.cells)
