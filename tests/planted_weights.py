@@ -192,6 +192,8 @@ class PlantedWeights:
             embedding[self._id(colour), Rows.COLOUR + number] = 1.0
         for number, answer in enumerate((*SUBJECTS.values(), *COLOURS)):
             unembedding[Rows.ANSWER + number, self._id(answer)] = LOGIT / LOUD * self.size
+        # Who knows nothing says the first token, and not what attention let through by e^-40.
+        self.weights["unembed.b_U"][0] = 0.001
         for place in range(N_CTX):
             self.weights["pos_embed.W_pos"][place, Rows.PLACE + place] = POSITION
             self.weights["pos_embed.W_pos"][place, Rows.BALANCE] = -POSITION

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mechstyle.tokens import encode_fact
 from mechstyle.tracing import GaussianNoise, Trace, causal_trace
 from tests.planted import NEURON, Planted, mlp_fact
 
@@ -80,8 +81,9 @@ def test_the_interval_of_a_cell_without_effect_is_zero(repeats: list[Trace]) -> 
 def test_the_answer_under_noise_is_what_one_neuron_makes_of_the_noise(planted: Planted) -> None:
     """In closed form: neurons are piecewise linear in the noisy name, and logits linear in neurons."""
     trace = noisy(planted, samples=6)
-    noise = GaussianNoise().sample(sigma=SIGMA, n_tokens=2, d_model=64, samples=6, seed=0)
-    draws = noise[:, 1].double().numpy()
+    encoded = encode_fact(planted.model, planted.fact)
+    noise = GaussianNoise(sigma=SIGMA).embeddings(planted.model, planted.fact, encoded, samples=6, seed=0)
+    draws = noise.values[:, 1].double().numpy()
     n_names = 7
     names = np.eye(n_names)[0] + draws[:, :n_names]
     answers = np.maximum(2 * names - 1, 0) + draws[:, 32 : 32 + n_names] / 10
