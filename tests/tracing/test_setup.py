@@ -264,9 +264,7 @@ def test_a_space_that_goes_into_one_continuation_only_is_refused(model: HookedTr
     """The tokenizer has a token " lon", but none of a space and "P"."""
     with pytest.raises(TextError, match="both continuations of a Contrast must leave the prompt's tokens"):
         prepare_fact(model, Fact("{} is ", "Rome", "long"), answer=Contrast("long", "Paris"))
-    with pytest.raises(
-        TextError, match=r"answer: its tokens differ after the two prompts, \[' lon', 'g'\] and"
-    ):
+    with pytest.raises(TextError, match=r"its tokens differ after the two prompts, \[' lon', 'g'\] and"):
         prepare_prompts(model, "Rome is ", "Rome;", answer="long")
 
 
