@@ -35,6 +35,7 @@ from mechstyle.evaluation import complete, evaluate, perplexity
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.sites import Site
 from mechstyle.tracing import causal_trace, embedding_sigma, reference_sigma
+from tests.contracts.tracing_calls import TRACING_BACKWARD, TRACING_CALLS, TRACING_ROOMS
 
 __all__ = ["CALLS", "TRAINING", "functions_that_take_a_model"]
 
@@ -65,6 +66,7 @@ ROOMS: Final = (
     "mechstyle.editing.neurons",
     "mechstyle.editing.suggest",
     "mechstyle.editing.targets",
+    *TRACING_ROOMS,
 )
 """Where users find functions."""
 
@@ -334,6 +336,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         ),
         "without_edits": _without_edits,
         "subject_keys": lambda model, folder: keys.subject_keys(model, FACT, layer=1, contexts=CONTEXTS),
+        **TRACING_CALLS,
     }
 )
 """A function's name, and words that tell its calls apart -> a call with a model and an empty folder."""
@@ -341,6 +344,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
 BACKWARD: Final = (
     "Ledger.open", "alphaedit", "emmet", "finetune", "knowledge_neurons", "memit", "neuron_edit",
     "optimise_target", "optimise_targets", "rome", "search_targets", "suggest_hparams", "sweep_layers",
+    *TRACING_BACKWARD,
 )  # fmt: skip
 TRAINING: Final = tuple(name for name in CALLS if name.split()[0] in BACKWARD)
 """Calls that run backward through the model."""
