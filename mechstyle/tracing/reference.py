@@ -17,10 +17,9 @@ from torch import Tensor
 
 from mechstyle import organisms
 from mechstyle.cache import cache_folder
-from mechstyle.errors import FileError, InputError, ModelError
+from mechstyle.errors import FileError, InputError, ModelError, TextError
 from mechstyle.files import atomic_write
 from mechstyle.models import HookedModel, active_base, fingerprint
-from mechstyle.tokens import encode
 from mechstyle.weights import parameter_value
 
 __all__ = ["EMBEDDING", "ORGANISM", "Reference", "checked_subjects", "embedding_sigma", "reference_sigma"]
@@ -57,9 +56,13 @@ class Reference:
         Raises:
             InputError: no subjects, or one text in place of a list.
             TextError: a subject is empty.
+            ModelError: the model has no tokenizer.
         """
         chosen, name, digest = _listed(subjects)
-        ids = torch.cat([encode(model, subject, prepend_bos=False).ids for subject in chosen])
+        if model.tokenizer is None:
+            raise ModelError("model: expected one with a tokenizer. Load it with tokenizer=...")
+        rows = model.tokenizer(list(chosen), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = torch.tensor([token for row in rows for token in row], dtype=torch.long)
         unknown = model.tokenizer.unk_token_id
         known = ids if unknown is None else ids[ids != unknown]
         if subjects is None and 2 * len(known) <= len(ids):
@@ -76,12 +79,15 @@ def checked_subjects(subjects: Sequence[str], *, name: str = "subjects") -> tupl
 
     Raises:
         InputError: it is no list of names, or an empty one.
+        TextError: a name is empty.
     """
     listed = isinstance(subjects, Sequence) and not isinstance(subjects, str)
     if not listed or not all(isinstance(subject, str) for subject in subjects):
         raise InputError(f"{name}: expected a list of names, got {subjects!r}.")
     if not subjects:
         raise InputError(f"{name}: expected at least one reference subject, got none.")
+    if not all(subject.strip() for subject in subjects):
+        raise TextError(f"{name}: expected names, got an empty one in {list(subjects)!r}.")
     return tuple(subjects)
 
 
@@ -93,7 +99,8 @@ def embedding_sigma(model: HookedModel, subjects: Sequence[str]) -> float:
 
     Raises:
         InputError: no subjects.
-        ModelError: the embeddings are not finite.
+        TextError: a subject is empty.
+        ModelError: the embeddings are not finite, or the model has no tokenizer.
 
     Example:
         >>> sigma = embedding_sigma(model, ["Miles Davis", "Toko Yasuda"])
@@ -115,7 +122,8 @@ def reference_sigma(
 
     Raises:
         InputError: no subjects.
-        ModelError: the embeddings are not finite.
+        TextError: a subject is empty.
+        ModelError: the embeddings are not finite, or the model has no tokenizer.
 
     Example:
         >>> sigma, source = reference_sigma(model)

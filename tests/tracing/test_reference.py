@@ -129,10 +129,24 @@ def test_edited_embeddings_are_measured_and_not_looked_up(tiny_model: HookedTran
     assert reference_sigma(tiny_model)[0] == plain
 
 
+def test_subjects_longer_than_the_models_context_are_measured_all_the_same(
+    tiny_model: HookedTransformer, cache: Path
+) -> None:
+    wanted = embedding_sigma(tiny_model, organisms.reference_subjects("organism-m"))
+    tiny_model.cfg.n_ctx = 4
+    assert reference_sigma(tiny_model)[0] == wanted
+
+
 def test_a_tokenizer_without_words_for_the_packaged_subjects_takes_all_tokens(
     tiny_model: HookedTransformer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "encode", lambda *args, **kwargs: encode(tiny_model, "<|endoftext|>"))
+    known = tiny_model.tokenizer
+
+    class Knowing(type(known)):  # type: ignore[misc]
+        def __call__(self, texts: list[str], **options: object) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[0] if len(texts) > 1 else [5, 6] for _ in texts]}
+
+    monkeypatch.setattr(known, "__class__", Knowing)
     sigma, source = reference_sigma(tiny_model)
     assert source["sigma_source"] == "all token embeddings"
     assert sigma == pytest.approx(float(tiny_model.W_E.detach().double().std(correction=0)))
@@ -144,10 +158,13 @@ def test_bad_subjects_and_embeddings_are_refused(tiny_model: HookedTransformer, 
         embedding_sigma(tiny_model, [])
     with pytest.raises(InputError, match="subjects: expected a list of names, got 'Paris'"):
         embedding_sigma(tiny_model, "Paris")
-    with pytest.raises(TextError):
-        embedding_sigma(tiny_model, [""])
+    with pytest.raises(TextError, match=r"subjects: expected names, got an empty one in \['Paris', ' '\]"):
+        embedding_sigma(tiny_model, ["Paris", " "])
     with torch.no_grad():
         tiny_model.embed.W_E[:] = torch.nan
     with pytest.raises(ModelError, match="embeddings hold NaN or infinity"):
         reference_sigma(tiny_model)
     assert not cache.exists()
+    tiny_model.tokenizer = None
+    with pytest.raises(ModelError, match="model: expected one with a tokenizer"):
+        embedding_sigma(tiny_model, ["Paris"])
