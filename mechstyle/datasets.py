@@ -17,6 +17,7 @@ __all__ = [
     "read_counterfact",
     "read_edit_file",
     "read_fact_file",
+    "read_facts",
     "read_known_facts",
     "read_pairs",
     "read_requests",
@@ -65,6 +66,21 @@ def read_fact_file(path: PathLike) -> list[Fact]:
         >>> requests = with_keep(requests, read_fact_file("stay.jsonl"))  # doctest: +SKIP
     """
     return _read_any(path, _FACTS, columns=())
+
+
+def read_facts(path: PathLike) -> list[Fact]:
+    """Read the facts of a file of any kind that is understood, to be traced: facts, or requests to edit them.
+
+    Understood is what ``read_edit_file`` and ``read_fact_file`` read. The first record's keys decide for all.
+
+    Raises:
+        FileError: the file is missing, of none of these kinds, or a record is wrong; the place is named.
+
+    Example:
+        >>> read_facts("known_1000.json")[0].subject  # doctest: +SKIP
+        'Vinson Massif'
+    """
+    return _read_any(path, (*(_fact_of(one) for one in _EDITS), *_FACTS), columns=("template",))
 
 
 def read_pairs(path: PathLike) -> list[EditRequest]:
@@ -214,6 +230,11 @@ _FACTS: Final = (
     _Schema("known facts (prompt, attribute)", frozenset({"prompt", "attribute"}), _known_fact),
     _Schema("facts (template, subject, target)", frozenset({"template", "target"}), Fact.from_dict),
 )
+
+
+def _fact_of(schema: _Schema[EditRequest]) -> _Schema[Fact]:
+    """The same records, of which only the fact is wanted."""
+    return _Schema(schema.name, schema.keys, lambda record: schema.convert(record).fact)
 
 
 def _read_any(path: PathLike, schemas: Sequence[_Schema[T]], *, columns: Sequence[str]) -> list[T]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from mechstyle.cli.compare import compare
 from mechstyle.cli.covariance import covariance
 from mechstyle.cli.edit import edit
 from mechstyle.cli.evaluate import evaluate
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 for _command in (study, trace, edit, ledger, undo, export, evaluate, covariance, models):
     app.command(_command.__name__)(_command)
+app.add_typer(compare)
 
 
 def run(arguments: Sequence[str]) -> int:
