@@ -13,10 +13,15 @@ from mechstyle.tokens import encode_fact
 from mechstyle.tracing import GaussianNoise, causal_trace
 from mechstyle.tracing.compare_prompts import compare_prompts
 from mechstyle.tracing.corruption import UniformNoise
+from mechstyle.tracing.embedding_changes import CorruptTokens, SwapWords
+from mechstyle.tracing.embedding_removal import ErasePredictor, RemoveDirection, object_directions
+from mechstyle.tracing.embeddings import changed_embeddings, embedding_effects
 from mechstyle.tracing.logit_lens import logit_lens
+from mechstyle.tracing.relatedness import relatedness
 from mechstyle.tracing.replacement import MeanAblation, TokenReplacement
 from mechstyle.tracing.saliency import saliency
 from mechstyle.tracing.setup import prepare_fact, prepare_prompts
+from mechstyle.tracing.subject_variants import subject_variants
 from mechstyle.tracing.targets import Contrast
 from mechstyle.tracing.trace_facts import trace_facts
 
@@ -31,13 +36,24 @@ FACTS: Final = (
     Fact("{} is the capital of", "Paris", " France"), Fact("{} is the capital of", "Rome", " Italy"),
 )  # fmt: skip
 SOMEBODY_ELSE: Final = TokenReplacement(["Bill Evans"])
+CHANGES: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "swap": SwapWords("first subject token", "last subject token"),
+        "noise": CorruptTokens("last subject token"),
+        "direction": RemoveDirection("unembedding"),
+    }
+)
 TRACING_ROOMS: Final = (
     "mechstyle.tracing.compare_prompts",
     "mechstyle.tracing.corruption",
+    "mechstyle.tracing.embedding_removal",
+    "mechstyle.tracing.embeddings",
     "mechstyle.tracing.logit_lens",
+    "mechstyle.tracing.relatedness",
     "mechstyle.tracing.replacement",
     "mechstyle.tracing.saliency",
     "mechstyle.tracing.setup",
+    "mechstyle.tracing.subject_variants",
     "mechstyle.tracing.trace_facts",
 )
 
@@ -60,18 +76,29 @@ TRACING_CALLS: Final[Mapping[str, Call]] = MappingProxyType(
             model, TokenReplacement(["Bill Evans"])
         ),
         "UniformNoise.embeddings": lambda model, folder: _corrupted(model, UniformNoise(replace=True)),
+        "ErasePredictor.fit": lambda model, folder: ErasePredictor.fit(model, FACTS),
+        "changed_embeddings": lambda model, folder: changed_embeddings(model, FACT, CHANGES["swap"]),
         "compare_prompts": lambda model, folder: compare_prompts(
             _many(model, None, 5), model=model, permutations=20, resamples=20
         ),
+        "embedding_effects": lambda model, folder: embedding_effects(
+            model, FACTS[:2], CHANGES, samples=2, read_mlps=True
+        ),
         "logit_lens": lambda model, folder: logit_lens(model, FACT, states=("resid", "mlp", "attn")),
+        "object_directions": lambda model, folder: object_directions(model, [3, 17], "unembedding"),
         "prepare_fact": lambda model, folder: prepare_fact(model, FACT, answer="predicted"),
         "prepare_prompts": lambda model, folder: prepare_prompts(model, FACT, OTHER, answer="predicted"),
+        "relatedness": lambda model, folder: relatedness(model, FACTS),
         "saliency": lambda model, folder: saliency(model, FACT, steps=3),
         "saliency of a contrast": lambda model, folder: saliency(
             model, OTHER, answer=Contrast(" trumpet too", " piano"), method="gradient_x_input"
         ),
+        "subject_variants": lambda model, folder: subject_variants(model, FACTS[:3]),
         "trace_facts": lambda model, folder: _many(model, folder, 2),
     }
 )
 TRACING_BACKWARD: Final = ("saliency",)
-TRACING_INSTANT: Final = frozenset(name for name in TRACING_CALLS if name.endswith(".embeddings"))
+TRACING_INSTANT: Final = frozenset(
+    {"ErasePredictor.fit", "changed_embeddings", "object_directions"}
+    | {name for name in TRACING_CALLS if name.endswith(".embeddings")}
+)
