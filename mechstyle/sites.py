@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Final, Literal, get_args
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mechstyle.errors import InputError, RangeError
 
-__all__ = ["Kind", "Site", "check_layer", "parse_hook"]
+__all__ = ["Kind", "Site", "by_position", "check_layer", "parse_hook"]
 
-Kind = Literal["resid", "mlp", "attn", "key", "embed"]
+Kind = Literal["resid", "mlp", "attn", "key", "embed", "z", "q", "k", "v", "pattern"]
 
 _HOOKS: Final = {
     "resid": "blocks.{layer}.hook_resid_post",
@@ -19,7 +22,13 @@ _HOOKS: Final = {
     "attn": "blocks.{layer}.hook_attn_out",
     "key": "blocks.{layer}.mlp.hook_post",
     "embed": "hook_embed",
+    "z": "blocks.{layer}.attn.hook_z",
+    "q": "blocks.{layer}.attn.hook_q",
+    "k": "blocks.{layer}.attn.hook_k",
+    "v": "blocks.{layer}.attn.hook_v",
+    "pattern": "blocks.{layer}.attn.hook_pattern",
 }
+_HEADS_FIRST: Final = ("pattern",)
 _WRITERS: Final = {
     "mlp": ("blocks.{layer}.mlp.W_out", "blocks.{layer}.mlp.b_out"),
     "attn": ("blocks.{layer}.attn.W_O", "blocks.{layer}.attn.b_O"),
@@ -32,7 +41,10 @@ class Site:
     """One kind of state at one layer.
 
     Kinds: ``resid`` (residual stream after the block), ``mlp`` and ``attn`` (what each adds to it), ``key``
-    (the MLP's neurons, which ``W_out`` reads) and ``embed`` (token embeddings; the layer is 0).
+    (the MLP's neurons, which ``W_out`` reads), ``embed`` (token embeddings; the layer is 0), ``q``, ``k`` and
+    ``v`` (queries, keys and values of the heads), ``pattern`` (how much each query attends to each key) and
+    ``z`` (what the heads take in by it, which ``W_O`` reads). Under grouped queries ``k`` and ``v`` have one
+    head a group.
 
     Raises:
         InputError: the kind is unknown.
@@ -63,7 +75,7 @@ class Site:
         """The weight that writes this state: ``mlp`` and ``key`` share ``W_out``.
 
         Raises:
-            InputError: no single weight writes it (``resid``).
+            InputError: no single weight writes it (``resid``, and what is inside of attention).
         """
         return self._writer()[0].format(layer=self.layer)
 
@@ -72,7 +84,7 @@ class Site:
         """The bias added with the weight; None where there is none.
 
         Raises:
-            InputError: no single weight writes it (``resid``).
+            InputError: no single weight writes it (``resid``, and what is inside of attention).
         """
         name = self._writer()[1]
         return None if name is None else name.format(layer=self.layer)
@@ -85,6 +97,16 @@ class Site:
                 f"no single weight belongs to a {self.kind!r} site; kinds that have one: {known}."
             )
         return _WRITERS[kind]
+
+
+def by_position(kind: Kind, state: Tensor) -> Float[Tensor, "row pos *rest"]:
+    """A view of a state with positions as the second axis, where patterns have heads.
+
+    Example:
+        >>> by_position("pattern", torch.zeros(1, 12, 5, 7)).shape
+        torch.Size([1, 5, 12, 7])
+    """
+    return state.transpose(1, 2) if kind in _HEADS_FIRST else state
 
 
 def check_layer(layer: int, n_layers: int, *, name: str = "layer") -> int:

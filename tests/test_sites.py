@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
 from mechstyle.errors import InputError, RangeError
-from mechstyle.sites import Kind, Site, check_layer, parse_hook
+from mechstyle.sites import Kind, Site, by_position, check_layer, parse_hook
 
 KINDS = get_args(Kind)
 
@@ -24,7 +24,7 @@ def test_a_hook_name_gives_back_its_site(layer: int, kind: Kind) -> None:
 def test_every_hook_and_parameter_exists_in_a_model(kind: Kind, tiny_model: HookedTransformer) -> None:
     site = Site(0 if kind == "embed" else 2, kind)
     assert site.hook in tiny_model.hook_dict
-    if kind != "resid":
+    if kind in ("mlp", "attn", "key", "embed"):
         names = dict(tiny_model.named_parameters())
         assert site.parameter in names
         assert site.bias is None or site.bias in names
@@ -42,7 +42,7 @@ def test_the_mlp_output_is_its_keys_times_its_parameter_plus_its_bias(tiny_model
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((0, "head"), InputError, "Site.kind must be one of resid, mlp, attn, key, embed; 'head' came"),
+        ((0, "head"), InputError, "Site.kind must be one of resid, mlp, attn, key, embed, .*; 'head' came"),
         ((-1, "mlp"), RangeError, "Site.layer must be 0 or more; -1 came"),
         ((1, "embed"), RangeError, "because embeddings have no layer; 1 came"),
     ],
@@ -54,11 +54,22 @@ def test_a_site_that_cannot_be_is_refused(
         Site(*arguments)
 
 
-def test_no_single_weight_writes_the_residual_stream() -> None:
+@pytest.mark.parametrize("kind", ["resid", "z", "q", "k", "v", "pattern"])
+def test_no_single_weight_writes_the_residual_stream_or_what_is_inside_of_attention(kind: Kind) -> None:
     with pytest.raises(
-        InputError, match="no single weight belongs to a 'resid' site; .* mlp, attn, embed, key"
+        InputError, match=f"no single weight belongs to a '{kind}' site; .* mlp, attn, embed, key"
     ):
-        _ = Site(0, "resid").parameter
+        _ = Site(0, kind).parameter
+
+
+def test_positions_come_second_in_a_view_of_any_state(tiny_model: HookedTransformer) -> None:
+    ids = tiny_model.tokenizer("Miles Davis", return_tensors="pt").input_ids
+    _, cache = tiny_model.run_with_cache(ids)
+    for kind in KINDS:
+        state = cache[Site(0, kind).hook]
+        view = by_position(kind, state)
+        assert view.shape[:2] == ids.shape
+        assert view.data_ptr() == state.data_ptr()
 
 
 def test_a_hook_of_no_site_is_refused() -> None:

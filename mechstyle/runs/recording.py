@@ -167,25 +167,37 @@ def record_again(
 
 
 def rerun_blocks(
-    model: HookedModel, recording: Recording, base: Recording, *, hooks: Sequence[Hook]
+    model: HookedModel,
+    recording: Recording,
+    base: Recording,
+    *,
+    hooks: Sequence[Hook],
+    layers: Sequence[int] | None = None,
+    positions: range | None = None,
+    copies: int = 1,
 ) -> list[Float[Tensor, "row pos d_model"]]:
-    """Run each block again on what entered it in a recorded run; changes are not carried to the next block.
+    """Run blocks again on what entered them in a recorded run; changes are not carried to the next block.
 
     Args:
-        base: gives the keys and values at the positions before ``recording.start``.
+        base: gives the keys and values at the positions before those that are run.
         hooks: what is different this time.
+        layers: None means all.
+        positions: the positions that are run; None means all recorded ones.
+        copies: how often the recorded rows are run, one set after the other.
 
     Returns:
-        what leaves each layer.
+        what leaves each of the layers.
 
     Example:
         >>> after = rerun_blocks(model, noisy, clean, hooks=[put_back])  # doctest: +SKIP
     """
+    places = range(recording.start, recording.n_positions) if positions is None else positions
+    found = []
     with torch.no_grad(), attached(model, hooks):
-        return [
-            run_block(model, layer, recording.residuals[layer], base.before(layer, recording.start))[0]
-            for layer in range(int(model.cfg.n_layers))
-        ]
+        for layer in range(int(model.cfg.n_layers)) if layers is None else layers:
+            entering = recording.entering(layer, places.start)[:, : len(places)].repeat(copies, 1, 1)
+            found.append(run_block(model, layer, entering, base.before(layer, places.start))[0])
+    return found
 
 
 def attached(model: HookedModel, hooks: Sequence[Hook]) -> AbstractContextManager[Any]:

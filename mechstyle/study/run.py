@@ -34,7 +34,7 @@ from mechstyle.study.layer import choose_layer
 from mechstyle.threads import few_threads
 from mechstyle.tokens import encode_fact
 from mechstyle.tracing.aggregate import average_by_role
-from mechstyle.tracing.causal_trace import KINDS, causal_trace
+from mechstyle.tracing.causal_trace import DEFAULT_KINDS, causal_trace
 from mechstyle.tracing.grid import default_window
 from mechstyle.tracing.trace import Trace
 
@@ -190,7 +190,7 @@ def reusable(trace: Trace, fact: Fact, config: StudyConfig, *, bos: bool, finger
     wanted = {
         "fact": fact.to_dict(),
         "answer_source": "target",
-        "kinds": list(KINDS),
+        "kinds": list(DEFAULT_KINDS),
         "metric": "prob",
         "samples": config.samples,
         "seed": config.seed,

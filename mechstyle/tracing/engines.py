@@ -11,41 +11,40 @@ from torch import Tensor
 from mechstyle.blocks import can_resume, may_resume
 from mechstyle.errors import InputError
 from mechstyle.models import HookedModel
-from mechstyle.sites import Kind
-from mechstyle.tracing.answer import Question
+from mechstyle.tracing.exchange import Exchange, Score, Scored
 from mechstyle.tracing.grid import Cell
-from mechstyle.tracing.restoration import Scores, WholeCleanRun
+from mechstyle.tracing.restoration import WholeCleanRun
 from mechstyle.tracing.resumed import RecordedCleanRun
+from mechstyle.tracing.sides import Side
 
-__all__ = ["CleanRun", "CorruptedRuns", "Engine", "choose_engine", "clean_run"]
+__all__ = ["CellRuns", "CleanRun", "Engine", "choose_engine", "clean_run"]
 
 Engine = Literal["auto", "resume", "whole"]
 
 
-class CorruptedRuns(Protocol):
-    """A corrupted prompt under some noise draws."""
+class CellRuns(Protocol):
+    """Two sides that have been run, one of which gives states to the other."""
 
-    def baseline(self) -> Scores:
-        """Score of the answer for each draw, with nothing put back."""
+    @property
+    def logits(self) -> Float[Tensor, "sample answer vocab"]:
+        """Logits of the corrupted side that predict the answer's tokens."""
         ...
 
-    def restored(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Scores]]:
-        """Each cell that may differ from the baseline, with its score for each draw; in any order."""
+    def changed(self, cells: Sequence[Cell], score: Score) -> Iterator[Scored]:
+        """Cells that may differ from the baseline, some at a time and in any order, with their scores."""
         ...
 
 
 class CleanRun(Protocol):
-    """The clean run of a question."""
+    """The clean side, which has been run."""
 
     @property
     def logits(self) -> Float[Tensor, "1 answer vocab"]:
         """Logits that predict the answer's tokens."""
         ...
 
-    def corrupted(
-        self, draws: Float[Tensor, "sample subject_token d_model"], *, max_rows: int
-    ) -> CorruptedRuns:
-        """The same prompt under some noise draws."""
+    def against(self, corrupted: Side, *, max_rows: int) -> CellRuns:
+        """The same with a corrupted side."""
         ...
 
 
@@ -70,13 +69,12 @@ def choose_engine(model: HookedModel, engine: Engine) -> Engine:
     return engine
 
 
-def clean_run(engine: Engine, model: HookedModel, question: Question, kinds: Sequence[Kind]) -> CleanRun:
-    """Run the question's prompt with the chosen engine.
+def clean_run(engine: Engine, model: HookedModel, side: Side, exchange: Exchange) -> CleanRun:
+    """Run the clean side with the chosen engine.
 
     Example:
-        >>> clean_run("resume", model, question, ("mlp",)).logits.shape  # doctest: +SKIP
+        >>> clean_run("resume", model, setup.clean(question), exchange).logits.shape  # doctest: +SKIP
         torch.Size([1, 1, 5000])
     """
-    if engine == "resume":
-        return RecordedCleanRun.of(model, question, kinds)
-    return WholeCleanRun.of(model, question, kinds)
+    kind = RecordedCleanRun if engine == "resume" else WholeCleanRun
+    return kind.of(model, side, exchange)

@@ -1,133 +1,91 @@
-"""Hooks that corrupt and restore, and causal tracing by whole runs: the form that needs nothing but hooks."""
+"""Cells by whole runs: the form that needs nothing but hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mechstyle.models import HookedModel
 from mechstyle.runs import Hook, capture, logits
-from mechstyle.sites import Kind, Site
-from mechstyle.tracing.answer import Question
+from mechstyle.sites import Site
+from mechstyle.tracing.exchange import Exchange, Score, Scored, States, put_in
 from mechstyle.tracing.grid import Cell
+from mechstyle.tracing.sides import Side
 
-__all__ = ["Scores", "WholeCleanRun", "WholeRuns", "corrupt", "put_back"]
-
-Scores = Float[NDArray[np.float64], " sample"]
-States = Mapping[Site, Float[Tensor, "1 pos d_model"]]
+__all__ = ["WholeCleanRun", "WholeRuns"]
 
 
 @dataclass(frozen=True, eq=False)
 class WholeCleanRun:
-    """The clean run of a question and its states.
+    """The clean run and its states.
 
     Attributes:
         logits: those that predict the answer's tokens.
-        states: what may be put back.
+        states: what may be put in, or held.
     """
 
     model: HookedModel
-    question: Question
+    side: Side
+    exchange: Exchange
     logits: Float[Tensor, "1 answer vocab"]
     states: States
 
     @classmethod
-    def of(cls, model: HookedModel, question: Question, kinds: Sequence[Kind]) -> WholeCleanRun:
-        """Run the prompt."""
-        sites = [Site(layer, kind) for kind in kinds for layer in range(int(model.cfg.n_layers))]
-        found = logits(model, question.ids, n_last=question.n_answer)
-        return cls(model, question, found, capture(model, question.ids, sites))
+    def of(cls, model: HookedModel, side: Side, exchange: Exchange) -> WholeCleanRun:
+        """Run the clean side."""
+        found = logits(model, side.ids, hooks=side.hooks, n_last=exchange.n_last)
+        return cls(model, side, exchange, found, _states(model, side, exchange.of_clean))
 
-    def corrupted(self, draws: Tensor, *, max_rows: int) -> WholeRuns:
-        """The same prompt under some noise draws."""
-        return WholeRuns(self.model, self.question, draws, self.states, max_rows)
+    def against(self, corrupted: Side, *, max_rows: int) -> WholeRuns:
+        """The same with a corrupted side."""
+        exchange = self.exchange
+        found = logits(self.model, corrupted.ids, hooks=corrupted.hooks, n_last=exchange.n_last)
+        states = _states(self.model, corrupted, exchange.of_corrupted)
+        sides = (self.states, states, corrupted) if exchange.denoising else (states, self.states, self.side)
+        return WholeRuns(self.model, *sides, found, exchange.n_last, max_rows)
 
 
 @dataclass(frozen=True, eq=False)
 class WholeRuns:
-    """Corrupted runs of a question over some noise draws, each cell run from the first token to the last.
+    """Two sides, each cell run from the first token to the last.
 
     Attributes:
-        clean: the clean run's states, by site, that may be put back.
-        max_rows: rows (a cell under a draw) in one batch.
+        source: states that may be put in.
+        held: states that may be held.
+        base: the side that receives them.
+        logits: those of the corrupted side that predict the answer's tokens, a row a sample.
+        max_rows: rows (a cell under a sample) in one batch.
     """
 
     model: HookedModel
-    question: Question
-    draws: Float[Tensor, "sample subject_token d_model"]
-    clean: States
+    source: States
+    held: States
+    base: Side
+    logits: Float[Tensor, "sample answer vocab"]
+    n_last: int
     max_rows: int
 
-    def baseline(self) -> Scores:
-        """Score of the answer for each draw, with nothing put back."""
-        return self._scores(self.draws, [])
-
-    def restored(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Scores]]:
-        """Score of the answer for each draw, for every cell."""
-        samples = len(self.draws)
+    def changed(self, cells: Sequence[Cell], score: Score) -> Iterator[Scored]:
+        """Some cells at a time, with the score of each under each sample."""
+        samples = len(self.logits)
         most = max(1, self.max_rows // samples)
+        copies = samples // self.base.n_rows
         for first in range(0, len(cells), most):
             some = cells[first : first + most]
-            hooks = put_back([(cell, cell.layers) for cell in some], self.clean, samples=samples)
-            scores = self._scores(self.draws.repeat(len(some), 1, 1), hooks)
-            yield from zip(some, scores.reshape(len(some), samples), strict=True)
+            ids = self.base.ids.repeat(len(some) * copies, 1)
+            scores = score(logits(self.model, ids, hooks=self._hooks(some, ids), n_last=self.n_last))
+            yield some, scores.reshape(len(some), samples)
 
-    def _scores(self, draws: Tensor, restorations: Sequence[Hook]) -> NDArray[np.float64]:
-        """The noise comes first, so that a state put back at the embedding stays clean."""
-        subject = self.question.encoded.subject
-        assert subject is not None
-        ids = self.question.ids.expand(len(draws), -1)
-        hooks = [corrupt(draws, subject), *restorations]
-        return self.question.score(logits(self.model, ids, hooks=hooks, n_last=self.question.n_answer))
-
-
-def corrupt(draws: Float[Tensor, "sample subject_token d_model"], subject: range) -> Hook:
-    """The hook that adds one draw a row to the embeddings of the subject's tokens."""
-
-    def add_noise(state: Tensor, hook: Any) -> Tensor:
-        state = state.clone()
-        state[:, subject.start : subject.stop] += draws.to(device=state.device, dtype=state.dtype)
-        return state
-
-    return Site(0, "embed").hook, add_noise
+    def _hooks(self, cells: Sequence[Cell], ids: Tensor) -> list[Hook]:
+        """The corruption comes first, so that a state put in at the embedding stays."""
+        n_layers, samples, stop = int(self.model.cfg.n_layers), len(self.logits), ids.shape[1]
+        put = put_in(cells, lambda cell: cell.put, self.source, stop=stop, samples=samples)
+        held = put_in(cells, lambda cell: cell.held(n_layers), self.held, stop=stop, samples=samples)
+        return [*self.base.hooks, *put, *held]
 
 
-def put_back(cells: Sequence[tuple[Cell, Sequence[int]]], clean: States, *, samples: int) -> list[Hook]:
-    """Hooks that put the clean state of each cell's token back, in the cell's own rows of a batch.
-
-    Args:
-        cells: in the order of their rows, each with the layers to restore.
-        clean: states of the whole prompt; the batch may hold its last positions only.
-        samples: rows of one cell.
-    """
-    wanted: dict[Site, list[int]] = {}
-    for index, (cell, layers) in enumerate(cells):
-        for layer in layers:
-            wanted.setdefault(Site(layer, cell.kind), []).append(index)
-    tokens = [cell.token for cell, _ in cells]
-    return [
-        _put_back(site, clean[site], rows, [tokens[row] for row in rows], samples)
-        for site, rows in wanted.items()
-    ]
-
-
-def _put_back(site: Site, clean: Tensor, rows: Sequence[int], columns: Sequence[int], samples: int) -> Hook:
-    index, column = torch.tensor(rows, device=clean.device), torch.tensor(columns, device=clean.device)
-    own = clean[0, column][:, None]
-
-    def restore(state: Tensor, hook: Any) -> Tensor:
-        # A resumed run holds the last positions only.
-        at = column - (clean.shape[1] - state.shape[1])
-        here = at >= 0
-        state = state.clone().unflatten(0, (-1, samples))
-        state[index[here], :, at[here]] = own[here]
-        return state.flatten(0, 1)
-
-    return site.hook, restore
+def _states(model: HookedModel, side: Side, sites: Sequence[Site]) -> States:
+    return States(capture(model, side.ids, sites, hooks=side.hooks) if sites else {})

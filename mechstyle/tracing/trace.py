@@ -14,22 +14,25 @@ import xarray as xr
 from mechstyle.errors import FileError, InputError
 from mechstyle.files import atomic_write
 from mechstyle.metrics import interval
+from mechstyle.tracing.kinds import TRAILING_DIMS
 
 __all__ = ["Trace"]
 
-DIMS = ("sample", "token", "layer")
+DIMS = ("sample", "token")
 COORDS = (*DIMS, "token_str", "role", "clean", "corrupted")
 CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What restoring one state at a time does to a corrupted prompt.
+    """What one state of one run does in another: of the clean run in corrupted ones, or the reverse.
 
     Attributes:
-        data: a variable a kind over (sample, token, layer): the metric with the clean state put back there.
-            Coordinates name the tokens (`token_str`, `role`) and keep the metric of the clean run
-            (`clean`) and of each corrupted run (`corrupted`). The attribute `provenance` is a JSON text.
+        data: a variable a kind over (sample, token, layer), for heads over (sample, token, layer, head_index)
+            or kv_head_index, for neurons over (sample, token, neuron_index): the metric with the state put
+            in there. Coordinates name the tokens, or the sets of tokens (`token_str`, `role`), and keep the
+            metric of the clean run (`clean`) and of each corrupted run (`corrupted`). The attribute
+            `provenance` is a JSON text.
 
     Example:
         >>> trace = causal_trace(model, fact)
@@ -40,7 +43,7 @@ class Trace:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of state that were restored."""
+        """The kinds of state that were put in."""
         return tuple(str(name) for name in self.data.data_vars)
 
     @property
@@ -93,7 +96,7 @@ class Trace:
         return roles.index(role)
 
     def indirect_effect(self, kind: str, *, reduce: Literal["mean"] | None = "mean") -> xr.DataArray:
-        """Restored minus corrupted, paired by draw (Meng et al. 2022, section 2).
+        """Restored minus corrupted, paired by draw (Meng et al. 2022, section 2); in noising, minus clean.
 
         Args:
             reduce: "mean" averages over draws; None keeps the `sample` axis.
@@ -107,8 +110,9 @@ class Trace:
         """
         if kind not in self.kinds:
             raise InputError(f"kind: expected one of {', '.join(self.kinds)}, got {kind!r}.")
-        restored = self.data[kind].reset_coords(["clean", "corrupted"], drop=True)
-        return _reduced((restored - self.corrupted).rename(kind).assign_attrs(self.data[kind].attrs), reduce)
+        values = self.data[kind].reset_coords(["clean", "corrupted"], drop=True)
+        baseline = self.clean if self.settings.get("direction") == "noising" else self.corrupted
+        return _reduced((values - baseline).rename(kind).assign_attrs(self.data[kind].attrs), reduce)
 
     def total_effect(self, *, reduce: Literal["mean"] | None = "mean") -> xr.DataArray:
         """Clean minus corrupted: what the corruption destroys.
@@ -171,10 +175,10 @@ class Trace:
             ) from error
         absent = [name for name in COORDS if name not in data.coords]
         absent += [name for name in ("provenance", CHECKSUM) if name not in data.attrs]
-        if absent or any(variable.dims != DIMS for variable in data.data_vars.values()):
+        if absent or not all(_has_axes(variable) for variable in data.data_vars.values()):
             raise FileError(
                 f"path: {os.fspath(path)!r} is netCDF, but not a trace of mechstyle "
-                f"(it lacks {', '.join(absent) or 'the axes sample, token, layer'}). "
+                f"(it lacks {', '.join(absent) or 'the axes sample, token and layer or neuron_index'}). "
                 "Name a file that Trace.save wrote."
             )
         written = data.attrs.pop(CHECKSUM)
@@ -199,11 +203,16 @@ def _reduced(effect: xr.DataArray, reduce: str | None) -> xr.DataArray:
     return effect.mean("sample", keep_attrs=True)
 
 
+def _has_axes(variable: xr.DataArray) -> bool:
+    return variable.dims[:2] == DIMS and variable.dims[2:] in TRAILING_DIMS
+
+
 def _checksum(data: xr.Dataset) -> str:
-    """SHA-256 over the values, names and provenance of a trace."""
+    """SHA-256 over the values, names and provenance of a trace, and the layer of its neurons."""
     digest = hashlib.sha256(_bytes(str(data.attrs.get("provenance"))))
     for name in sorted(str(name) for name in data.variables):
         values = data[name].values
+        digest.update(_bytes(str(data[name].attrs.get("layer", ""))))
         text = values.dtype.kind not in "fiub"
         digest.update(_bytes(f"{name}{data[name].dims}{values.shape}"))
         digest.update(

@@ -14,13 +14,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from benchmarks.memory import LiveTensors
+from mechstyle.metrics import token_logprobs
 from mechstyle.runs import Recording, rows_within
-from mechstyle.sites import Kind
-from mechstyle.tokens import EncodedPrompt
-from mechstyle.tracing.answer import Question
+from mechstyle.tracing.corrupted import Corrupted
 from mechstyle.tracing.engines import Engine, clean_run
-from mechstyle.tracing.grid import cells_of
+from mechstyle.tracing.plan import plan_cells
 from mechstyle.tracing.resumed import RecordedCleanRun, ResumedRuns
+from mechstyle.tracing.sides import Side
 
 SUBJECT = range(1, 3)
 SAMPLES = 4
@@ -63,41 +63,38 @@ def build(n_layers: int, n_tokens: int, **fields: Any) -> HookedTransformer:
         return HookedTransformer(HookedTransformerConfig(**{**settings, **fields})).eval()
 
 
-def question_of(n_tokens: int, n_answer: int) -> Question:
-    size = n_tokens + n_answer
-    names, spans = tuple("x" * size), tuple((at, at + 1) for at in range(size))
-    ids = torch.arange(size) % 50
-    return Question(EncodedPrompt("x" * size, ids, names, spans, n_tokens, SUBJECT, False), "logprob")
-
-
 def held(
     model: HookedTransformer,
     n_tokens: int,
     *,
     batch_size: int,
-    kind: Kind,
+    kind: str,
     engine: Engine,
     n_answer: int = 1,
 ) -> Held:
-    question = question_of(n_tokens, n_answer)
+    ids = torch.arange(n_tokens + n_answer - 1)[None] % 50
     draws = torch.randn(SAMPLES, len(SUBJECT), 32, generator=torch.Generator().manual_seed(0))
-    n_layers = int(model.cfg.n_layers)
-    cells = cells_of(kind, range(SUBJECT.start, n_tokens), window=WINDOW, n_layers=n_layers)
+    noise = Corrupted(draws, True, SUBJECT, {}).hook()
+    layer = 1 if kind == "neuron" else None
+    plan = plan_cells(model, (kind,), window=WINDOW, neuron_layer=layer, engine=engine)
+    cells = plan.cells([(token,) for token in range(n_tokens)], first=SUBJECT.start)
+
+    def score(logits: Tensor) -> Any:
+        return token_logprobs(logits, ids[:, -n_answer:]).sum(-1).double().numpy()
+
     with LiveTensors() as live:
-        clean = clean_run(engine, model, question, (kind,))
-        runs = clean.corrupted(draws, max_rows=batch_size)
+        clean = clean_run(engine, model, Side(ids), plan.exchange(first=SUBJECT.start, n_last=n_answer))
+        runs = clean.against(Side(ids.expand(SAMPLES, -1), (noise,)), max_rows=batch_size)
         cached = live.now
         if isinstance(clean, RecordedCleanRun) and isinstance(runs, ResumedRuns):
             assert cached == reachable(clean, runs)
-        runs.baseline()
-        done = sum(1 for _ in runs.restored(cells))
+        done = sum(len(some) for some, _ in runs.changed(cells, score))
         return Held(cached, live.peak - cached, live.now - cached, done)
 
 
 def reachable(clean: RecordedCleanRun, runs: ResumedRuns) -> int:
     """Bytes of the recorded runs, each memory once."""
-    parts = [*tensors(clean.recording), *tensors(runs.noisy), clean.logits]
-    parts += [state for states in runs.after.values() for state in states]
+    parts = [*tensors(runs.source), *tensors(runs.base), clean.logits, runs.logits, *runs.after.values()]
     return sum({part.untyped_storage()._cdata: part.untyped_storage().nbytes() for part in parts}.values())
 
 
@@ -108,7 +105,7 @@ def tensors(recording: Recording) -> Iterator[Tensor]:
 
 
 ENGINES: tuple[Engine, ...] = ("resume", "whole")
-TRACED: tuple[Kind, ...] = ("resid", "mlp")
+TRACED = ("resid", "mlp")
 BATCH = 40
 SIZES = {"small": (4, 8), "deep": (12, 8), "large": (12, 24)}
 """Layers and tokens."""
@@ -133,7 +130,7 @@ def measure() -> Measure:
     models = {name: build(*size) for name, size in SIZES.items()}
 
     @cache
-    def measured(size: str, engine: Engine, kind: Kind, batch_size: int = BATCH) -> Held:
+    def measured(size: str, engine: Engine, kind: str, batch_size: int = BATCH) -> Held:
         return held(models[size], SIZES[size][1], batch_size=batch_size, kind=kind, engine=engine)
 
     return measured
@@ -142,7 +139,7 @@ def measure() -> Measure:
 @pytest.mark.parametrize("kind", TRACED)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_besides_the_recorded_runs_a_trace_holds_no_more_for_more_layers(
-    measure: Measure, engine: Engine, kind: Kind
+    measure: Measure, engine: Engine, kind: str
 ) -> None:
     few, many = (measure(size, engine, kind, BATCH // 2) for size in ("small", "deep"))
     assert many.n_cells >= 3 * few.n_cells
@@ -153,7 +150,7 @@ def test_besides_the_recorded_runs_a_trace_holds_no_more_for_more_layers(
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("size", SIZES)
 def test_besides_the_recorded_runs_a_trace_holds_what_the_rows_of_a_batch_need(
-    measure: Measure, size: str, engine: Engine, kind: Kind
+    measure: Measure, size: str, engine: Engine, kind: str
 ) -> None:
     """Bytes of fp32: some copies of residual stream (32), MLP neurons (128) and scores of four heads."""
     n_tokens, found = SIZES[size][1], measure(size, engine, kind)
@@ -165,7 +162,7 @@ def test_besides_the_recorded_runs_a_trace_holds_what_the_rows_of_a_batch_need(
 @pytest.mark.parametrize("kind", TRACED)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_in_one_huge_batch_a_trace_holds_more_for_more_layers_and_tokens(
-    measure: Measure, engine: Engine, kind: Kind
+    measure: Measure, engine: Engine, kind: str
 ) -> None:
     small, large = (measure(size, engine, kind, 10**6) for size in ("small", "large"))
     assert large.n_cells > 8 * small.n_cells
