@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+import pandas as pd
 import plotly.graph_objects as go
+
+from mechstyle.errors import InputError
 
 __all__ = [
     "INK",
@@ -13,8 +16,13 @@ __all__ = [
     "KIND_NAMES",
     "MUTED",
     "RULE",
+    "Hue",
     "band",
     "blank_figure",
+    "require_columns",
+    "rgb",
+    "style",
+    "tick_step",
     "token_label",
     "zero_white",
 ]
@@ -25,10 +33,31 @@ MUTED = "#80848c"
 RULE = "#d9dbdf"
 PAPER = "rgba(0,0,0,0)"
 NEGATIVE = (158, 118, 72)
-KIND_HUES = {"resid": (72, 61, 122), "mlp": (33, 94, 84), "attn": (150, 58, 52)}
-KIND_NAMES = {"resid": "residual stream", "mlp": "MLP", "attn": "attention"}
+KIND_HUES = {
+    "resid": (72, 61, 122),
+    "mlp": (33, 94, 84),
+    "attn": (150, 58, 52),
+    "head": (150, 58, 52),
+    "severed_mlp": (146, 110, 40),
+    "severed_attn": (92, 84, 94),
+    "neuron": (33, 94, 84),
+}
+KIND_NAMES = {
+    "resid": "residual stream",
+    "mlp": "MLP",
+    "attn": "attention",
+    "head": "heads",
+    "severed_mlp": "residual stream, MLPs severed",
+    "severed_attn": "residual stream, attention severed",
+    "neuron": "MLP neurons",
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
+    "pattern": "attention patterns",
+}
 OTHER_HUE = (60, 74, 92)
 
+Hue = tuple[int, int, int]
 Scale = list[tuple[float, str]]
 
 
@@ -74,13 +103,13 @@ def style(figure: go.Figure, *, width: int | None = None, height: int = 320) -> 
     figure.update_yaxes(**axis)
 
 
-def rgb(hue: tuple[int, int, int], share: float = 1.0, alpha: float | None = None) -> str:
+def rgb(hue: Hue, share: float = 1.0, alpha: float | None = None) -> str:
     """A hue mixed with white: a share of 0 is white, of 1 the hue itself."""
     red, green, blue = (round(255 + (part - 255) * share) for part in hue)
     return f"rgb({red},{green},{blue})" if alpha is None else f"rgba({red},{green},{blue},{alpha})"
 
 
-def zero_white(low: float, high: float, hue: tuple[int, int, int]) -> Scale:
+def zero_white(low: float, high: float, hue: Hue) -> Scale:
     """A colour scale from ``low`` to ``high`` that is white exactly at 0 and equally strong on both sides.
 
     Example:
@@ -98,7 +127,7 @@ def zero_white(low: float, high: float, hue: tuple[int, int, int]) -> Scale:
 
 
 def band(
-    x: Sequence[float], low: Sequence[float], high: Sequence[float], *, hue: tuple[int, int, int], group: str
+    x: Sequence[float], low: Sequence[float], high: Sequence[float], *, hue: Hue, group: str
 ) -> go.Scatter:
     """The area between two lines, which belongs to the legend group of its curve."""
     return go.Scatter(
@@ -111,6 +140,33 @@ def band(
         showlegend=False,
         legendgroup=group,
     )
+
+
+def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse a table without rows or without one of these columns.
+
+    Raises:
+        InputError: there are none.
+
+    Example:
+        >>> require_columns(pd.DataFrame({"layer": [0]}), ["layer"])
+    """
+    missing = [name for name in columns if name not in frame.columns]
+    if missing or frame.empty:
+        raise InputError(
+            f"frame: expected rows with the columns {', '.join(columns)}; "
+            f"{'it has no rows' if not missing else 'missing: ' + ', '.join(missing)}."
+        )
+
+
+def tick_step(count: int, most: int = 10) -> int:
+    """Distance of the ticks of an axis with so many places, so that about `most` are named.
+
+    Example:
+        >>> tick_step(48, 6)
+        8
+    """
+    return max(1, round(count / most))
 
 
 def token_label(token: str, *, bold: bool = False) -> str:

@@ -50,7 +50,7 @@ def render(report: Report) -> str:
         facts=[_fact(report, index, fact) for index, fact in enumerate(report.facts)],
         site_findings=site_findings(report),
         scores=score_rows(report.scores),
-        roles_figure=_figure("roles", plot.roles(report.roles)),
+        roles_figure=_figure("roles", plot.average(report.roles)),
         sweep_figure=(
             None
             if report.choice.sweep is None

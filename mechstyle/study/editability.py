@@ -33,7 +33,7 @@ from mechstyle.requests import check_requests
 from mechstyle.sites import Kind
 from mechstyle.study.localisation import EFFECT, LocalisationCheck
 from mechstyle.tracing.causal_trace import causal_trace
-from mechstyle.tracing.trace import DIMS, Trace
+from mechstyle.tracing.trace import Trace
 
 __all__ = ["Editor", "localisation_vs_editability"]
 
@@ -43,6 +43,7 @@ Editor = Callable[[HookedModel, Sequence[EditRequest], int], Sequence[EditSet]]
 Item = TypeVar("Item")
 KINDS: tuple[Kind, ...] = ("mlp", "resid")
 LAST_SUBJECT = "last subject token"
+DIMS = ("sample", "token", "layer")
 
 
 def localisation_vs_editability(

@@ -16,7 +16,6 @@ from mechstyle.errors import InputError
 from mechstyle.evaluation.scores import evaluate
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.plot.style import token_label, zero_white
-from mechstyle.tracing.aggregate import average_by_role
 from mechstyle.tracing.causal_trace import causal_trace
 from mechstyle.tracing.trace import Trace
 
@@ -60,18 +59,7 @@ def test_token_labels_are_whole_and_escaped(token: str, label: str) -> None:
     assert token_label(token, bold=True) == f"<b>{label}</b>"
 
 
-def test_role_curves_show_the_table(trace: Trace) -> None:
-    table = average_by_role([trace, trace])
-    figure = ms.plot.roles(table)
-    lines = [curve for curve in figure.data if curve.mode == "lines" and curve.name]
-    assert len(lines) == table.groupby(["kind", "role"]).ngroups
-    wanted = table[(table["kind"] == "mlp") & (table["role"] == "last subject token")]["mean"]
-    assert any(np.array_equal(curve.y, wanted) for curve in lines)
-
-
-def test_a_table_without_the_columns_is_refused() -> None:
-    with pytest.raises(InputError, match="missing: kind, role"):
-        ms.plot.roles(pd.DataFrame({"layer": [0]}))
+def test_a_sweep_without_measures_is_refused() -> None:
     with pytest.raises(InputError, match="at least one of the columns efficacy"):
         ms.plot.sweep(pd.DataFrame({"layer": [0]}))
 
