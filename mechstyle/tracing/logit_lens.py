@@ -21,6 +21,7 @@ from mechstyle.metrics import kl_divergence
 from mechstyle.models import HookedModel, provenance, require_hooked
 from mechstyle.tokens import EncodedPrompt
 from mechstyle.tracing.lens_states import LensState, read_states
+from mechstyle.tracing.measured import Measured
 from mechstyle.tracing.prompts import ask
 
 __all__ = ["LogitLens", "logit_lens"]
@@ -36,7 +37,7 @@ NUMBERS = {
 
 
 @dataclass(frozen=True, eq=False)
-class LogitLens:
+class LogitLens(Measured):
     """What every state of a prompt says about the next token.
 
     Attributes:
@@ -49,22 +50,6 @@ class LogitLens:
         >>> lens = logit_lens(model, fact)
         >>> lens.data["answer_prob"].isel(token=-1).to_series()
     """
-
-    data: xr.Dataset
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Model fingerprint, versions and every setting."""
-        found = json.loads(self.data.attrs["provenance"])
-        assert isinstance(found, dict)
-        return found
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings, as in the provenance: prompt or fact, answer, states and others."""
-        found = self.provenance["settings"]
-        assert isinstance(found, dict)
-        return found
 
 
 def logit_lens(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from mechstyle.facts import Fact
 from mechstyle.models import HookedModel, provenance
 from mechstyle.tracing.answer import Metric
 from mechstyle.tracing.baselines import Baseline, baseline_embeddings, baseline_name, given_embeddings
+from mechstyle.tracing.measured import Measured
 from mechstyle.tracing.prompts import AskedPrompt, ask
 from mechstyle.tracing.targets import Answer
 
@@ -29,7 +30,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, eq=False)
-class Saliency:
+class Saliency(Measured):
     """How much each token of a prompt adds to the metric, against one baseline or several.
 
     Attributes:
@@ -43,22 +44,6 @@ class Saliency:
         >>> found = saliency(model, fact, baseline=("bos", "mean"))
         >>> found.data["score"].sel(baseline="mean").to_series()
     """
-
-    data: xr.Dataset
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Model fingerprint, versions and every setting."""
-        found = json.loads(self.data.attrs["provenance"])
-        assert isinstance(found, dict)
-        return found
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings, as in the provenance: prompt, answer, metric, method, steps and others."""
-        found = self.provenance["settings"]
-        assert isinstance(found, dict)
-        return found
 
 
 def saliency(
