@@ -34,14 +34,24 @@ if TYPE_CHECKING:
     from mechstyle.models import ModelInfo, export_hf, fingerprint, list_models, load_model
     from mechstyle.sites import Site
     from mechstyle.study import StudyConfig, run_study
+    from mechstyle.study.editability import localisation_vs_editability
     from mechstyle.tracing.aggregate import average_by_role, suggest_layers
     from mechstyle.tracing.causal_trace import causal_trace
-    from mechstyle.tracing.corruption import GaussianNoise
+    from mechstyle.tracing.compare_models import compare_models
+    from mechstyle.tracing.compare_prompts import compare_prompts
+    from mechstyle.tracing.corruption import GaussianNoise, UniformNoise
+    from mechstyle.tracing.logit_lens import logit_lens
+    from mechstyle.tracing.replacement import MeanAblation, TokenReplacement
+    from mechstyle.tracing.saliency import saliency
+    from mechstyle.tracing.targets import Contrast
     from mechstyle.tracing.trace import Trace
+    from mechstyle.tracing.trace_facts import trace_facts
+    from mechstyle.tracing.trace_set import TraceSet
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Contrast": "tracing.targets",
     "Covariance": "editing.covariance",
     "EditCache": "editing.memory",
     "EditRequest": "facts",
@@ -54,17 +64,23 @@ _HOMES = {
     "InContextEdit": "editing.memory",
     "KnowledgeNeurons": "editing.neurons",
     "Ledger": "editing.ledger",
+    "MeanAblation": "tracing.replacement",
     "ModelInfo": "models",
     "Scores": "evaluation.scores",
     "Site": "sites",
     "StudyConfig": "study",
     "TargetOptions": "editing.target_options",
+    "TokenReplacement": "tracing.replacement",
     "Trace": "tracing.trace",
+    "TraceSet": "tracing.trace_set",
+    "UniformNoise": "tracing.corruption",
     "WeightEdit": "editing.edit",
     "alphaedit": "editing.batch_methods",
     "average_by_role": "tracing.aggregate",
     "cached_covariance": "editing.covariance_cache",
     "causal_trace": "tracing.causal_trace",
+    "compare_models": "tracing.compare_models",
+    "compare_prompts": "tracing.compare_prompts",
     "covariance": "editing.covariance",
     "edit_cache": "editing.memory_editors",
     "emmet": "editing.batch_methods",
@@ -79,18 +95,23 @@ _HOMES = {
     "list_models": "models",
     "load_edit": "editing.loading",
     "load_model": "models",
+    "localisation_vs_editability": "study.editability",
+    "logit_lens": "tracing.logit_lens",
     "memit": "editing.batch_methods",
     "neuron_edit": "editing.neuron_edit",
     "perplexity": "evaluation.collateral",
     "rome": "editing.methods",
     "run_study": "study",
+    "saliency": "tracing.saliency",
     "sample_contexts": "editing.keys",
     "suggest_hparams": "editing.suggest",
     "suggest_layers": "tracing.aggregate",
+    "trace_facts": "tracing.trace_facts",
 }
 _MODULES = ("datasets", "errors", "organisms", "plot", "requests")
 
 __all__ = [
+    "Contrast",
     "Covariance",
     "EditCache",
     "EditRequest",
@@ -103,18 +124,24 @@ __all__ = [
     "InContextEdit",
     "KnowledgeNeurons",
     "Ledger",
+    "MeanAblation",
     "ModelInfo",
     "Scores",
     "Site",
     "StudyConfig",
     "TargetOptions",
+    "TokenReplacement",
     "Trace",
+    "TraceSet",
+    "UniformNoise",
     "WeightEdit",
     "__version__",
     "alphaedit",
     "average_by_role",
     "cached_covariance",
     "causal_trace",
+    "compare_models",
+    "compare_prompts",
     "covariance",
     "datasets",
     "edit_cache",
@@ -131,6 +158,8 @@ __all__ = [
     "list_models",
     "load_edit",
     "load_model",
+    "localisation_vs_editability",
+    "logit_lens",
     "memit",
     "neuron_edit",
     "organisms",
@@ -139,9 +168,11 @@ __all__ = [
     "requests",
     "rome",
     "run_study",
+    "saliency",
     "sample_contexts",
     "suggest_hparams",
     "suggest_layers",
+    "trace_facts",
 ]
 
 

@@ -13,14 +13,16 @@ import pytest
 import mechstyle
 
 PINNED = {
-    "Covariance", "EditCache", "EditRequest", "EditSet", "Fact", "FinetuneOptions", "GaussianNoise",
-    "HealthCheck", "Hyperparameters", "InContextEdit", "KnowledgeNeurons", "Ledger", "ModelInfo", "Scores",
-    "Site", "StudyConfig", "TargetOptions", "Trace", "WeightEdit", "__version__", "alphaedit",
-    "average_by_role", "cached_covariance", "causal_trace", "covariance", "datasets", "edit_cache", "emmet",
-    "errors", "evaluate", "export_hf", "finetune", "fingerprint", "gradient_log", "hyperparameters",
-    "in_context_edit", "knowledge_neurons", "list_models", "load_edit", "load_model", "memit",
-    "neuron_edit", "organisms", "perplexity", "plot", "requests", "rome", "run_study", "sample_contexts",
-    "suggest_hparams", "suggest_layers",
+    "Contrast", "Covariance", "EditCache", "EditRequest", "EditSet", "Fact", "FinetuneOptions",
+    "GaussianNoise", "HealthCheck", "Hyperparameters", "InContextEdit", "KnowledgeNeurons", "Ledger",
+    "MeanAblation", "ModelInfo", "Scores", "Site", "StudyConfig", "TargetOptions", "TokenReplacement",
+    "Trace", "TraceSet", "UniformNoise", "WeightEdit", "__version__", "alphaedit", "average_by_role",
+    "cached_covariance", "causal_trace", "compare_models", "compare_prompts", "covariance", "datasets",
+    "edit_cache", "emmet", "errors", "evaluate", "export_hf", "finetune", "fingerprint", "gradient_log",
+    "hyperparameters", "in_context_edit", "knowledge_neurons", "list_models", "load_edit", "load_model",
+    "localisation_vs_editability", "logit_lens", "memit", "neuron_edit", "organisms", "perplexity", "plot",
+    "requests", "rome", "run_study", "saliency", "sample_contexts", "suggest_hparams", "suggest_layers",
+    "trace_facts",
 }  # fmt: skip
 
 SIGNATURES = {
