@@ -1,4 +1,4 @@
-"""Runs whose attention is held at a recorded run's: positions do not meet, so that any few may be run alone."""
+"""Runs whose attention is held at a recorded run's: positions do not meet, any few may be run alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READ = re.compile(r"blocks\.(\d+)\.(attn\.hook_[qkv]|hook_mlp_out|hook_resid_pos
 
 
 def can_hold(model: HookedModel) -> bool:
-    """Whether this model's blocks can be run with their attention held: blocks that resume, heads that add up.
+    """Whether this model's blocks can be run with attention held: they resume, and their heads add up.
 
     Example:
         >>> can_hold(load_model("organism-m"))  # doctest: +SKIP

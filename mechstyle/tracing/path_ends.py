@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from mechstyle.errors import InputError, RangeError
-from mechstyle.sites import check_layer
+from mechstyle.sites import Site, check_layer
+from mechstyle.tracing.kinds import Index, count_of
 
 __all__ = ["Place", "Receiver", "ReceiverKind", "Sender", "SenderKind", "places_of", "senders_of"]
 
@@ -15,13 +16,6 @@ ReceiverKind = Literal["q", "k", "v", "mlp", "resid", "logits"]
 SenderKind = Literal["head", "mlp"]
 OF_HEADS: Final = ("q", "k", "v")
 SENDERS: Final = get_args(SenderKind)
-HOOKS: Final = {
-    "q": "blocks.{}.attn.hook_q",
-    "k": "blocks.{}.attn.hook_k",
-    "v": "blocks.{}.attn.hook_v",
-    "mlp": "blocks.{}.hook_mlp_out",  # one and the same as its input: the MLP sees one position at a time
-    "resid": "blocks.{}.hook_resid_post",
-}
 
 
 @dataclass(frozen=True)
@@ -83,8 +77,8 @@ class Place:
 
     @property
     def hook(self) -> str:
-        """The hook name; the MLP's input is set by what the MLP makes of it."""
-        return HOOKS[self.kind].format(self.layer)
+        """The hook name; an MLP's input is set by what the MLP makes of it, one position at a time."""
+        return Site(self.layer, self.kind).hook
 
     @property
     def joins(self) -> int:
@@ -163,9 +157,8 @@ def places_of(cfg: Any, receivers: Sequence[Receiver]) -> tuple[Place, ...]:
 def _check_head(cfg: Any, receiver: Receiver) -> None:
     if receiver.head is None:
         return
-    split = getattr(cfg, "ungroup_grouped_query_attention", False)
-    grouped = receiver.kind != "q" and cfg.n_key_value_heads is not None and not split
-    n_heads = int(cfg.n_key_value_heads if grouped else cfg.n_heads)
+    index: Index = "head_index" if receiver.kind == "q" else "kv_head_index"
+    n_heads, grouped = count_of(cfg, index), count_of(cfg, index) < int(cfg.n_heads)
     if receiver.head >= n_heads:
         name = "key and value heads" if grouped else "heads"
         raise RangeError(

@@ -14,8 +14,8 @@ from mechstyle.models import HookedModel
 from mechstyle.runs import Recording, logits, record, resume
 from mechstyle.runs.held import run_held
 from mechstyle.sites import Site
-from mechstyle.tracing.path_ends import Place, Sender
-from mechstyle.tracing.path_states import Inputs, read_inputs, reading, set_inputs, spread
+from mechstyle.tracing.path_ends import Sender
+from mechstyle.tracing.path_states import Inputs, Pair, read_inputs, reading, set_inputs, spread
 from mechstyle.weights import parameter_value
 
 __all__ = ["ResumedPaths"]
@@ -33,43 +33,33 @@ class ResumedPaths:
     """
 
     model: HookedModel
+    pair: Pair
     base_logits: Float[Tensor, "1 answer vocab"]
     source_logits: Float[Tensor, "1 answer vocab"]
     base: Recording
     inputs: Inputs
     changes: Mapping[Site, Float[Tensor, "head pos d_model"]]
-    run_mlps: bool
 
     @classmethod
-    def of(
-        cls,
-        model: HookedModel,
-        base: Int[Tensor, "1 pos"],
-        source: Int[Tensor, "1 pos"],
-        places: Sequence[Place],
-        *,
-        n_answer: int,
-        run_mlps: bool,
-    ) -> ResumedPaths:
+    def of(cls, model: HookedModel, pair: Pair) -> ResumedPaths:
         """Run both prompts."""
         layers = range(int(model.cfg.n_layers))
-        sites = [Site(layer, kind) for layer in layers for kind in ("attn", "mlp")]
-        heads = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-        readers, inputs = read_inputs(places)
-        base_readers, base_z = reading(heads)
-        recorded = record(model, base, sites=sites, hooks=[*readers, *base_readers])
-        source_readers, there = reading([*heads, *(site.hook for site in sites if site.kind == "mlp")])
+        readers, inputs = read_inputs(pair.places)
+        sites = [Site(layer, kind) for layer in layers for kind in ("attn", "mlp", "z")]
+        recorded = record(model, pair.base, sites=sites, hooks=readers)
+        here = recorded.states
+        senders, there = reading([site for site in sites if site.kind != "attn"])
+        source_logits = logits(model, pair.source, hooks=senders, n_last=pair.n_answer)
         changes = {}
-        source_logits = logits(model, source, hooks=source_readers, n_last=n_answer)
-        for layer, name in enumerate(heads):
-            mlp, attn = Site(layer, "mlp"), Site(layer, "attn")
-            changes[mlp] = there[mlp.hook] - recorded.states[mlp]
-            z = (there[name] - base_z[name])[0].transpose(0, 1)
-            changes[attn] = z @ parameter_value(model, attn.parameter).detach()
-        top, start = len(layers), recorded.n_positions - n_answer
+        for layer in layers:
+            mlp, attn, z = (Site(layer, kind) for kind in ("mlp", "attn", "z"))
+            changes[mlp] = there[mlp] - here[mlp]
+            by_head = (there[z] - here[z])[0].transpose(0, 1)
+            changes[attn] = by_head @ parameter_value(model, attn.parameter).detach()
+        top, start = len(layers), recorded.n_positions - pair.n_answer
         final = {top: lambda: recorded.entering(top, start)}
-        base_logits = resume(model, final, base=recorded, start=start, n_last=n_answer)
-        return cls(model, base_logits, source_logits, recorded, inputs, changes, run_mlps)
+        base_logits = resume(model, final, base=recorded, start=start, n_last=pair.n_answer)
+        return cls(model, pair, base_logits, source_logits, recorded, inputs, changes)
 
     def patched(
         self, senders: Sequence[Sender], positions: Sequence[int], *, max_rows: int
@@ -81,7 +71,7 @@ class ResumedPaths:
             positions: in rising order; at all of them the sender is patched.
             max_rows: rows, which are senders, in one batch.
         """
-        n_answer, top = self.base_logits.shape[1], int(self.model.cfg.n_layers)
+        n_answer, top = self.pair.n_answer, int(self.model.cfg.n_layers)
         heard = [sender for sender in senders if self._joins(sender) <= top]
         if all(place.joins == top for place in self.inputs):
             positions = [position for position in positions if position >= self.base.n_positions - n_answer]
@@ -90,7 +80,7 @@ class ResumedPaths:
         at = torch.tensor(positions, device=self.base.residuals[0].device)
         for first in range(0, len(heard), max_rows):
             some = heard[first : first + max_rows]
-            yield some, self._run(some, at, n_answer)
+            yield some, self._run(some, at)
 
     def received(self, senders: Sequence[Sender], positions: Int[Tensor, " pos"]) -> Inputs:
         """The receivers' inputs, at some positions, when a sender is patched there and attention is held.
@@ -103,11 +93,12 @@ class ResumedPaths:
             for (layer, kind), group in groupby(senders, key=lambda sender: (sender.layer, sender.kind))
         }
         run_held(
-            self.model, added, base=self.base, positions=positions, run_mlps=self.run_mlps, hooks=readers
+            self.model, added, base=self.base, positions=positions, run_mlps=self.pair.run_mlps, hooks=readers
         )
         return found
 
-    def _run(self, senders: Sequence[Sender], positions: Tensor, n_answer: int) -> Tensor:
+    def _run(self, senders: Sequence[Sender], positions: Tensor) -> Tensor:
+        n_answer = self.pair.n_answer
         start = min(int(positions[0]), self.base.n_positions - n_answer)
         received = self.received(senders, positions)
         inputs = spread(self.inputs, received, positions, rows=len(senders), start=start)
@@ -123,14 +114,13 @@ class ResumedPaths:
         )
 
     def _entering(self, layer: int, rows: slice, inputs: Inputs, start: int) -> Tensor:
-        """What enters the first layer that changes: the base's, but for receivers at the end of the one below."""
+        """What enters the first layer that changes: the base's, but for receivers just below it."""
         residual = self.base.entering(layer, start).expand(rows.stop - rows.start, -1, -1)
-        below = {place.kind: values for place, values in inputs.items() if place.joins == layer > place.layer}
-        if "resid" in below:
-            return below["resid"][rows]
-        if "mlp" in below:
-            place = next(place for place in inputs if place.kind == "mlp" and place.joins == layer)
-            return residual + below["mlp"][rows] - self.inputs[place][:, start:]
+        for place, values in inputs.items():
+            if place.layer < layer == place.joins:
+                if place.kind == "resid":
+                    return values[rows]
+                residual = residual + values[rows] - self.inputs[place][:, start:]
         return residual
 
     def _joins(self, sender: Sender) -> int:

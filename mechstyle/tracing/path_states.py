@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechstyle.runs import Hook
+from mechstyle.sites import Site
 from mechstyle.tracing.path_ends import Place
 
-__all__ = ["Inputs", "read_inputs", "reading", "set_inputs", "spread"]
+__all__ = ["Inputs", "Pair", "read_inputs", "reading", "set_inputs", "spread"]
 
 Inputs = Mapping[Place, Float[Tensor, "row pos ..."]]
 """Receivers' inputs: of their heads alone, where they have heads."""
 
 
-def reading(names: Sequence[str]) -> tuple[list[Hook], dict[str, Tensor]]:
-    """Hooks that copy the states at some places, and where the copies will be."""
-    found: dict[str, Tensor] = {}
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two runs and the receivers.
 
-    def reader(name: str) -> Hook:
+    Attributes:
+        base, source: the tokens of the run that receives, and of the one that sends.
+        n_answer: how many positions at the end predict the answer.
+        run_mlps: MLPs above a sender see what it changed; else their outputs are held at the base's.
+    """
+
+    base: Int[Tensor, "1 pos"]
+    source: Int[Tensor, "1 pos"]
+    places: tuple[Place, ...]
+    n_answer: int
+    run_mlps: bool
+
+
+def reading(sites: Sequence[Site]) -> tuple[list[Hook], dict[Site, Tensor]]:
+    """Hooks that copy the states at some sites, and where the copies will be."""
+    found: dict[Site, Tensor] = {}
+
+    def reader(site: Site) -> Hook:
         def read(state: Tensor, hook: Any) -> None:
-            found[name] = state.detach().clone()
+            found[site] = state.detach().clone()
 
-        return name, read
+        return site.hook, read
 
-    return [reader(name) for name in names], found
+    return [reader(site) for site in sites], found
 
 
 def read_inputs(places: Sequence[Place]) -> tuple[list[Hook], dict[Place, Tensor]]:
@@ -46,7 +64,7 @@ def read_inputs(places: Sequence[Place]) -> tuple[list[Hook], dict[Place, Tensor
 
 
 def set_inputs(inputs: Inputs) -> list[Hook]:
-    """Hooks that set the receivers' inputs; a run may hold their first rows, and their last positions, only."""
+    """Hooks that set the receivers' inputs; a run may hold only their first rows and last positions."""
 
     def setter(place: Place, values: Tensor) -> tuple[str, Callable[..., Tensor]]:
         def put(state: Tensor, hook: Any) -> Tensor:

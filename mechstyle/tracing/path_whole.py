@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mechstyle.models import HookedModel
 from mechstyle.runs import Hook, logits
-from mechstyle.tracing.path_ends import Place, Sender, SenderKind
-from mechstyle.tracing.path_states import read_inputs, reading, set_inputs
+from mechstyle.sites import Kind, Site
+from mechstyle.tracing.path_ends import Sender, SenderKind
+from mechstyle.tracing.path_states import Pair, read_inputs, reading, set_inputs
 
 __all__ = ["WholePaths"]
 
-OUTPUTS = {"head": "blocks.{}.attn.hook_z", "mlp": "blocks.{}.hook_mlp_out"}
-States = Mapping[str, Float[Tensor, "1 pos ..."]]
+OUTPUTS: Final[Mapping[SenderKind, Kind]] = MappingProxyType({"head": "z", "mlp": "mlp"})
+States = Mapping[Site, Float[Tensor, "1 pos ..."]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,41 +28,26 @@ class WholePaths:
 
     Attributes:
         base_logits, source_logits: those that predict the answer's tokens.
-        ids: the tokens of the base run.
-        base, source: states by hook name.
-        run_mlps: MLPs above a sender see what it changed; else their outputs are held at the base's.
+        base, source: what heads and MLPs send in either run.
     """
 
     model: HookedModel
+    pair: Pair
     base_logits: Float[Tensor, "1 answer vocab"]
     source_logits: Float[Tensor, "1 answer vocab"]
-    ids: Int[Tensor, "1 pos"]
     base: States
     source: States
-    places: Sequence[Place]
-    run_mlps: bool
 
     @classmethod
-    def of(
-        cls,
-        model: HookedModel,
-        base: Int[Tensor, "1 pos"],
-        source: Int[Tensor, "1 pos"],
-        places: Sequence[Place],
-        *,
-        n_answer: int,
-        run_mlps: bool,
-    ) -> WholePaths:
+    def of(cls, model: HookedModel, pair: Pair) -> WholePaths:
         """Run both prompts."""
-        names = [hook.format(layer) for hook in OUTPUTS.values() for layer in range(int(model.cfg.n_layers))]
+        sites = [Site(layer, kind) for kind in OUTPUTS.values() for layer in range(int(model.cfg.n_layers))]
         found = []
-        for ids in (base, source):
-            readers, states = reading(names)
-            found.append((logits(model, ids, hooks=readers, n_last=n_answer), states))
+        for ids in (pair.base, pair.source):
+            readers, states = reading(sites)
+            found.append((logits(model, ids, hooks=readers, n_last=pair.n_answer), states))
         (base_logits, base_states), (source_logits, source_states) = found
-        return cls(
-            model, base_logits, source_logits, base, base_states, source_states, places, run_mlps
-        )  # fmt: skip
+        return cls(model, pair, base_logits, source_logits, base_states, source_states)
 
     def patched(
         self, senders: Sequence[Sender], positions: Sequence[int], *, max_rows: int
@@ -73,42 +59,40 @@ class WholePaths:
         """
         for first in range(0, len(senders), max_rows):
             some = senders[first : first + max_rows]
-            ids = self.ids.expand(len(some), -1)
-            readers, received = read_inputs(self.places)
-            n_answer = self.base_logits.shape[1]
+            ids = self.pair.base.expand(len(some), -1)
+            readers, received = read_inputs(self.pair.places)
             logits(self.model, ids, hooks=[*readers, *self._sending(some, positions)], n_last=1)
-            yield some, logits(self.model, ids, hooks=set_inputs(received), n_last=n_answer)
+            yield some, logits(self.model, ids, hooks=set_inputs(received), n_last=self.pair.n_answer)
 
     def _sending(self, senders: Sequence[Sender], positions: Sequence[int]) -> list[Hook]:
         """Hooks that hold what is held at the base's, and set each row's sender to the source's."""
         hooks = []
-        for kind, name in OUTPUTS.items():
+        for kind, output in OUTPUTS.items():
             for layer in range(int(self.model.cfg.n_layers)):
                 here = [
                     (row, sender)
                     for row, sender in enumerate(senders)
                     if (sender.kind, sender.layer) == (kind, layer)
                 ]
-                held = kind == "head" or not self.run_mlps
+                held = kind == "head" or not self.pair.run_mlps
                 if held or here:
-                    hooks.append(self._hook(kind, name.format(layer), here, positions, held))
+                    hooks.append(self._hook(Site(layer, output), here, positions, held))
         return hooks
 
     def _hook(
         self,
-        kind: SenderKind,
-        name: str,
+        site: Site,
         here: Sequence[tuple[int, Sender]],
         positions: Sequence[int],
         held: bool,
     ) -> Hook:
-        base, source = self.base[name], self.source[name]
+        base, source = self.base[site], self.source[site]
 
         def send(state: Tensor, hook: Any) -> Tensor:
             state = base.repeat(len(state), *[1] * (base.ndim - 1)) if held else state.clone()
             for row, sender in here:
-                part: Any = (positions,) if kind == "mlp" else (positions, sender.head)
+                part: Any = (positions,) if sender.head is None else (positions, sender.head)
                 state[(row, *part)] = source[(0, *part)]
             return state
 
-        return name, send
+        return site.hook, send

@@ -1,4 +1,4 @@
-"""Path patching as slowly and plainly as can be: two passes a sender, whole sequences, hooks written out here.
+"""Path patching as slowly and plainly as can be: two passes a sender, whole sequences, own hooks.
 
 Receivers' inputs are the residual streams that TransformerLens can give to each query, key, value and MLP
 apart (`set_use_split_qkv_input`, `set_use_hook_mlp_in`). It shares no code with `mechstyle.tracing`.
@@ -27,7 +27,10 @@ def split(model: HookedTransformer) -> HookedTransformer:
 
 
 def run(
-    model: HookedTransformer, ids: Tensor, edits: dict[str, Callable[[Tensor], None]], keep: Sequence[str] = ()
+    model: HookedTransformer,
+    ids: Tensor,
+    edits: dict[str, Callable[[Tensor], None]],
+    keep: Sequence[str] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits [pos, vocab] and copies of the states to keep as they were before they were edited."""
     states: dict[str, Tensor] = {}

@@ -12,6 +12,7 @@ from transformer_lens import HookedTransformer
 
 from mechstyle.tracing.path_ends import Receiver, Sender, places_of, senders_of
 from mechstyle.tracing.path_resumed import ResumedPaths
+from mechstyle.tracing.path_states import Pair
 from mechstyle.tracing.path_whole import WholePaths
 from tests.checkpoints import KINDS
 from tests.oracles import path_loop
@@ -26,8 +27,8 @@ RECEIVERS: dict[str, tuple[Receiver, ...]] = {
     "logits": (Receiver(None, "logits"),),
     "logits, which hide the others": (Receiver(1, "q", 1), Receiver(2, "mlp"), Receiver(None, "logits")),
     "a residual in between": (
-        Receiver(0, "mlp"), Receiver(0, "resid"), Receiver(1, "mlp"), Receiver(2, "q", 1), Receiver(1, "k", 0),
-        Receiver(2, "v", 1), Receiver(1, "q", 2),
+        Receiver(0, "mlp"), Receiver(0, "resid"), Receiver(1, "mlp"), Receiver(2, "q", 1),
+        Receiver(1, "k", 0), Receiver(2, "v", 1), Receiver(1, "q", 2),
     ),
     "all but residuals": (
         Receiver(0, "q", 0), Receiver(1, "mlp"), Receiver(2, "q", 1), Receiver(1, "k", 0), Receiver(2, "mlp"),
@@ -56,9 +57,9 @@ def patched(
 ) -> dict[Sender, Tensor]:
     base, source = prompts(model)
     places = places_of(model.cfg, receivers)
-    runs = engine.of(model, base, source, places, n_answer=n_answer, run_mlps=run_mlps)
+    runs = engine.of(model, Pair(base, source, places, n_answer, run_mlps))
     senders = senders_of(model.cfg, ("head", "mlp"))
-    found = {sender: runs.base_logits[0] for sender in senders}
+    found = dict.fromkeys(senders, runs.base_logits[0])
     for some, logits in runs.patched(senders, positions, max_rows=max_rows):
         assert len(logits) == len(some) <= max_rows
         found.update(zip(some, logits, strict=True))
@@ -97,7 +98,9 @@ def check(
 @pytest.mark.parametrize("run_mlps", [True, False], ids=["MLPs run", "MLPs held"])
 @pytest.mark.parametrize("kind", [*KINDS, "mistral-local"])
 def test_both_engines_equal_two_passes_a_sender(architectures: Models, kind: str, run_mlps: bool) -> None:
-    names = RECEIVERS if kind in ("gpt2", "gptj", "llama-gqa") else ("a residual in between", "all but residuals")
+    names = (
+        RECEIVERS if kind in ("gpt2", "gptj", "llama-gqa") else ("a residual in between", "all but residuals")
+    )
     check(architectures(kind), [RECEIVERS[name] for name in names], run_mlps=run_mlps)
 
 
