@@ -62,7 +62,6 @@ Cache = Annotated[
     ),
 ]
 Samples = Annotated[int, typer.Option("--samples", help="Noise draws in a trace.")]
-Noise = Annotated[float, typer.Option("--noise", help="Noise in multiples of sigma.")]
 Window = Annotated[int | None, typer.Option("--window", help="Layers in an MLP or attention window.")]
 Bos = Annotated[
     bool | None, typer.Option("--prepend-bos/--no-prepend-bos", help="Default: as the model was trained.")
@@ -75,7 +74,6 @@ __all__ = [
     "Json",
     "Model",
     "New",
-    "Noise",
     "Paraphrases",
     "Prompt",
     "Quiet",
