@@ -28,7 +28,7 @@ __all__ = ["MeanAblation", "TokenReplacement"]
 class TokenReplacement:
     """Another subject with as many tokens in the subject's place (Zhang and Nanda 2023).
 
-    What reaches the model is a prompt of natural text. MLP peaks come out much weaker than under noise.
+    What reaches the model is a prompt of natural text. The paper finds weaker peaks of MLPs than under noise.
 
     Attributes:
         subject: the counterpart, or several, each a sample; None searches real subjects, those of the fact's
