@@ -59,8 +59,8 @@ def subject_variants(
     """Is a fact recalled when its subject is written in another way?
 
     Each variant is tokenised anew, and whole answers are scored: token counts may differ. The *control* is
-    the prompt with another fact's subject, of another target and where possible of the same relation: what
-    the answer is worth to somebody else.
+    the prompt with another fact's subject, written likewise, of another target and where possible of the
+    same relation: what the answer is worth to somebody else.
 
     Args:
         variants: of `VARIANTS`; "original" is always there.
@@ -101,7 +101,8 @@ def subject_variants(
                 continue
             try:
                 mine = encode_fact(model, Fact(template, subject, fact.target), prepend_bos=prepend_bos)
-                control = encode_fact(model, Fact(template, other, fact.target), prepend_bos=prepend_bos)
+                stranger = Fact(*VARIANTS[name](fact.template, other), fact.target)
+                control = encode_fact(model, stranger, prepend_bos=prepend_bos)
             except TextError:
                 left_out[name] += 1
                 continue

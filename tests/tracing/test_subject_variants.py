@@ -79,6 +79,10 @@ def test_the_control_is_somebody_elses_subject_in_the_same_place(tiny_model: Hoo
     # The only other fact of its relation has another target.
     wanted = prob(tiny_model, "The instrument of Jimi Hendrix is the", " trumpet")
     assert original["control"].iloc[0] == pytest.approx(wanted, rel=1e-4)
+    lower = frame[(frame["variant"] == "lower case") & (frame["fact"] == 0)]["control"].item()
+    assert lower == pytest.approx(
+        prob(tiny_model, "The instrument of jimi hendrix is the", " trumpet"), rel=1e-4
+    )
     assert original["control"].iloc[2] == pytest.approx(
         prob(tiny_model, "Miles Davis is the capital of", " Italy"), rel=1e-4
     ) or original["control"].iloc[2] == pytest.approx(
