@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from mechstyle.tracing.compare_prompts import compare_prompts
     from mechstyle.tracing.corruption import GaussianNoise, UniformNoise
     from mechstyle.tracing.logit_lens import logit_lens
+    from mechstyle.tracing.patching import activation_patching, normalized_effect
+    from mechstyle.tracing.path_ends import Receiver
+    from mechstyle.tracing.path_patching import path_patching
     from mechstyle.tracing.replacement import MeanAblation, TokenReplacement
     from mechstyle.tracing.saliency import saliency
     from mechstyle.tracing.targets import Contrast
@@ -66,6 +69,7 @@ _HOMES = {
     "Ledger": "editing.ledger",
     "MeanAblation": "tracing.replacement",
     "ModelInfo": "models",
+    "Receiver": "tracing.path_ends",
     "Scores": "evaluation.scores",
     "Site": "sites",
     "StudyConfig": "study",
@@ -75,6 +79,7 @@ _HOMES = {
     "TraceSet": "tracing.trace_set",
     "UniformNoise": "tracing.corruption",
     "WeightEdit": "editing.edit",
+    "activation_patching": "tracing.patching",
     "alphaedit": "editing.batch_methods",
     "average_by_role": "tracing.aggregate",
     "cached_covariance": "editing.covariance_cache",
@@ -99,6 +104,8 @@ _HOMES = {
     "logit_lens": "tracing.logit_lens",
     "memit": "editing.batch_methods",
     "neuron_edit": "editing.neuron_edit",
+    "normalized_effect": "tracing.patching",
+    "path_patching": "tracing.path_patching",
     "perplexity": "evaluation.collateral",
     "rome": "editing.methods",
     "run_study": "study",
@@ -126,6 +133,7 @@ __all__ = [
     "Ledger",
     "MeanAblation",
     "ModelInfo",
+    "Receiver",
     "Scores",
     "Site",
     "StudyConfig",
@@ -136,6 +144,7 @@ __all__ = [
     "UniformNoise",
     "WeightEdit",
     "__version__",
+    "activation_patching",
     "alphaedit",
     "average_by_role",
     "cached_covariance",
@@ -162,7 +171,9 @@ __all__ = [
     "logit_lens",
     "memit",
     "neuron_edit",
+    "normalized_effect",
     "organisms",
+    "path_patching",
     "perplexity",
     "plot",
     "requests",
