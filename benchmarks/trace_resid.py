@@ -12,7 +12,7 @@ from shapes import QUICK, fact, gpt2
 
 import mechstyle as ms
 from mechstyle.tokens import encode_fact
-from mechstyle.tracing.causal_trace import default_window
+from mechstyle.tracing.grid import default_window
 
 SUBJECT = range(2, 5)
 TOKENS, SAMPLES = 12, 10

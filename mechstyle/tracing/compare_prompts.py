@@ -38,8 +38,8 @@ class PromptComparison:
         prompts: by name, distances between the prompts of each two facts.
         mantel: a row a distance between prompts: its rank correlation r with the distance between traces, the
             exact permutation p that similar prompts trace alike, permutations and pairs.
-        groups: mean distance between traces within a relation (same template, other template) and between
-            relations, with intervals over facts.
+        groups: mean distance between traces of one fact in two templates, of two facts of a relation in the
+            same template or another, and of facts of two relations; with intervals over facts.
         order: of the facts in a clustered map: leaves of the tree of average linkage.
     """
 
@@ -185,13 +185,14 @@ def _reading(
 def _groups(
     facts: Sequence[Fact], distances: Distances, *, level: float, resamples: int, seed: int
 ) -> pd.DataFrame:
-    """Mean distance between traces of facts that share relation and template, relation only, or neither."""
-    relations, templates = (np.array(names) for names in zip(*map(_named, facts), strict=True))
-    relation, template = relations[:, None] == relations, templates[:, None] == templates
-    apart = ~np.eye(len(facts), dtype=bool)
+    """Mean distance between traces of facts that share a subject, a template, a relation or nothing."""
+    named = ((relation_of(fact), fact.template, fact.subject) for fact in facts)
+    columns = (np.array(names) for names in zip(*named, strict=True))
+    relation, template, subject = (names[:, None] == names for names in columns)
     masks = {
-        "same relation, same template": relation & template & apart,
-        "same relation, other template": relation & ~template,
+        "same fact, other template": relation & subject & ~template,
+        "same relation, same template": relation & template & ~subject,
+        "same relation, other template": relation & ~template & ~subject,
         "other relation": ~relation,
     }
     share = np.full(len(facts), 1 / len(facts))
@@ -210,10 +211,6 @@ def _groups(
             "n_pairs": int(mask.sum()) // 2,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("pairs")
-
-
-def _named(fact: Fact) -> tuple[str, str]:
-    return relation_of(fact), fact.template
 
 
 def _clustered(distances: Distances) -> tuple[int, ...]:
