@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mechstyle.study import StudyConfig, run_study
     from mechstyle.study.editability import localisation_vs_editability
     from mechstyle.tracing.aggregate import average_by_role, suggest_layers
+    from mechstyle.tracing.attribution import attribution_patching
     from mechstyle.tracing.causal_trace import causal_trace
     from mechstyle.tracing.compare_models import compare_models
     from mechstyle.tracing.compare_prompts import compare_prompts
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mechstyle.tracing.patching import activation_patching, normalized_effect
     from mechstyle.tracing.path_ends import Receiver
     from mechstyle.tracing.path_patching import path_patching
+    from mechstyle.tracing.rank_correlation import rank_correlation
     from mechstyle.tracing.replacement import MeanAblation, TokenReplacement
     from mechstyle.tracing.saliency import saliency
     from mechstyle.tracing.targets import Contrast
@@ -81,6 +83,7 @@ _HOMES = {
     "WeightEdit": "editing.edit",
     "activation_patching": "tracing.patching",
     "alphaedit": "editing.batch_methods",
+    "attribution_patching": "tracing.attribution",
     "average_by_role": "tracing.aggregate",
     "cached_covariance": "editing.covariance_cache",
     "causal_trace": "tracing.causal_trace",
@@ -107,6 +110,7 @@ _HOMES = {
     "normalized_effect": "tracing.patching",
     "path_patching": "tracing.path_patching",
     "perplexity": "evaluation.collateral",
+    "rank_correlation": "tracing.rank_correlation",
     "rome": "editing.methods",
     "run_study": "study",
     "saliency": "tracing.saliency",
@@ -146,6 +150,7 @@ __all__ = [
     "__version__",
     "activation_patching",
     "alphaedit",
+    "attribution_patching",
     "average_by_role",
     "cached_covariance",
     "causal_trace",
@@ -176,6 +181,7 @@ __all__ = [
     "path_patching",
     "perplexity",
     "plot",
+    "rank_correlation",
     "requests",
     "rome",
     "run_study",
