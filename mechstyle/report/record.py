@@ -13,6 +13,8 @@ from mechstyle.editing.edit import EditSet
 from mechstyle.evaluation.scores import Scores
 from mechstyle.facts import EditRequest
 from mechstyle.tracing.aggregate import LayerSuggestion
+from mechstyle.tracing.logit_lens import LogitLens
+from mechstyle.tracing.saliency import Saliency
 from mechstyle.tracing.trace import Trace
 
 __all__ = ["Completion", "FactResult", "LayerChoice", "Report"]
@@ -30,9 +32,11 @@ class Completion:
 
 @dataclass(frozen=True, eq=False)
 class FactResult:
-    """One fact: its trace, its edit, and what the model says before and after.
+    """One fact: its trace, what stands beside it, its edit, and what the model says before and after.
 
     Attributes:
+        lens: what each layer's states predict, of the prompt in the unedited model; saliency: on which of its
+            tokens the old answer depends.
         frame: this fact's rows of the scores.
         relative_norm: ``‖ΔW‖ / ‖W‖`` (Frobenius) of the edited parameter.
         norms: ``‖ΔW‖`` and ``‖W‖``.
@@ -40,6 +44,8 @@ class FactResult:
 
     request: EditRequest
     trace: Trace
+    lens: LogitLens
+    saliency: Saliency
     edit: EditSet
     frame: pd.DataFrame
     completions: tuple[Completion, ...]

@@ -117,6 +117,14 @@ def _fact(fact: FactResult) -> dict[str, Any]:
         "request": fact.request.to_dict(),
         "knows": fact.trace.knows,
         "trace": _trace(fact.trace),
+        "logit_lens": {
+            name: fact.lens.data[name].values for name in ("answer_prob", "answer_rank", "top_token")
+        },
+        "saliency": {
+            "baselines": fact.saliency.data["baseline"].values,
+            "score": fact.saliency.data["score"].values,
+            "settings": fact.saliency.settings,
+        },
         "completions": [vars(completion) for completion in fact.completions],
         "edit": {
             "parameters": fact.edit.parameters,

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -17,19 +16,18 @@ from mechstyle.datasets import write_requests
 from mechstyle.documents import Documents, documents_for
 from mechstyle.editing.covariance import Covariance, covariance
 from mechstyle.editing.covariance_cache import cached_covariance
-from mechstyle.editing.edit import EditSet
 from mechstyle.editing.keys import sample_contexts
 from mechstyle.editing.methods import rome
 from mechstyle.errors import FileError, InputError
-from mechstyle.evaluation.generation import complete
-from mechstyle.evaluation.scores import Scores, evaluate
+from mechstyle.evaluation.scores import evaluate
 from mechstyle.facts import EditRequest, Fact
-from mechstyle.models import HookedModel, fingerprint, load_model, parameter, provenance, resolve_bos
+from mechstyle.models import HookedModel, fingerprint, load_model, provenance, resolve_bos
 from mechstyle.outputs import output_folder
-from mechstyle.report.record import Completion, FactResult, Report
+from mechstyle.report.record import Report
 from mechstyle.report.write import write_report
 from mechstyle.sites import check_layer
 from mechstyle.study.config import StudyConfig, command_line
+from mechstyle.study.fact import NEW_TOKENS, fact_result, numbered
 from mechstyle.study.layer import choose_layer
 from mechstyle.threads import few_threads
 from mechstyle.tokens import encode_fact
@@ -40,7 +38,6 @@ from mechstyle.tracing.trace import Trace
 
 __all__ = ["reusable", "run_study"]
 
-NEW_TOKENS = 10
 KEYS_PER_NEURON = 20
 """Key vectors in second moments for each neuron: twice the ten that make them steady."""
 REQUESTS = "requests.jsonl"
@@ -92,7 +89,7 @@ def _study(
     traces = []
     for index, request in enumerate(requests):
         stage(f"tracing {request.fact.prompt!r}")
-        traces.append(_trace(model, request, config, bos, folder / _numbered("trace.nc", index)))
+        traces.append(_trace(model, request, config, bos, folder / numbered("trace.nc", index)))
     choice = choose_layer(config.model, traces, given=config.layer)
     stage(f"second moments of layer {choice.layer}")
     n_keys = KEYS_PER_NEURON * int(model.cfg.d_mlp) if config.n_keys is None else config.n_keys
@@ -121,7 +118,7 @@ def _study(
         model=config.model,
         shape=_shape(model),
         facts=tuple(
-            _result(model, index, traces[index], edit, scores, folder, bos)
+            fact_result(model, index, traces[index], edit, scores, folder, bos)
             for index, edit in enumerate(edits)
         ),
         choice=choice,
@@ -209,43 +206,6 @@ def _readable(path: Path) -> Trace | None:
         return Trace.load(path)
     except FileError:
         return None
-
-
-def _result(
-    model: HookedModel, index: int, trace: Trace, edit: EditSet, scores: Scores, folder: Path, bos: bool
-) -> FactResult:
-    request = edit.requests[0]
-    prompts = [request.fact.prompt, *request.paraphrases]
-    before = complete(model, prompts, n_tokens=NEW_TOKENS, prepend_bos=bos)
-    with edit.applied(model):
-        after = complete(model, prompts, n_tokens=NEW_TOKENS, prepend_bos=bos)
-    name = edit.parameters[0]
-    path = edit.save(folder / _numbered("edit.safetensors", index))
-    kinds = ["rewrite", *("paraphrase" for _ in request.paraphrases)]
-    return FactResult(
-        request=request,
-        trace=trace,
-        edit=edit,
-        frame=scores.rows[scores.rows["request"] == index].reset_index(drop=True),
-        completions=tuple(
-            Completion(cast(Any, kind), *texts)
-            for kind, *texts in zip(kinds, prompts, before, after, strict=True)
-        ),
-        norms=(_norm(edit.delta(name)), _norm(parameter(model, name))),
-        trace_file=_numbered("trace.nc", index),
-        edit_file=path.name,
-        edit_bytes=path.stat().st_size,
-    )
-
-
-def _norm(weights: torch.Tensor) -> float:
-    return float(torch.linalg.matrix_norm(weights.detach().double().cpu()))
-
-
-def _numbered(name: str, index: int) -> str:
-    """``edit.safetensors`` for the first fact, ``edit-2.safetensors`` for the second."""
-    path = Path(name)
-    return name if index == 0 else f"{path.stem}-{index + 1}{path.suffix}"
 
 
 def _shape(model: HookedModel) -> dict[str, int]:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from mechstyle.facts import EditRequest
+from mechstyle.plot.style import token_label
 from mechstyle.report import Report
 
 LOADING = {"src", "href", "srcset", "data", "action", "poster", "background", "xlink:href"}
@@ -101,8 +102,19 @@ def test_texts_of_a_fact_are_shown_as_they_are(page: Page, hostile: EditRequest)
 
 def test_every_script_ends_where_it_was_meant_to(page: Page, source: str) -> None:
     assert source.count("</script") == len(page.scripts)
-    assert sum(script.startswith("CircuitsVis.render(") for script in page.scripts) == 2
-    assert sum("Plotly.newPlot(" in script and len(script) < 200_000 for script in page.scripts) == 3
+    assert sum(script.startswith("CircuitsVis.render(") for script in page.scripts) == 2 * 3
+    assert sum("Plotly.newPlot(" in script and len(script) < 200_000 for script in page.scripts) == 2 * 2 + 1
+
+
+def test_lens_and_saliency_of_each_fact_stand_beside_its_trace(page: Page, report: Report) -> None:
+    drawn = "".join(page.scripts)
+    names = {attrs.get("id") for _, attrs in page.elements}
+    for number, fact in enumerate(report.facts, start=1):
+        assert {f"trace-{number}", f"lens-{number}", f"saliency-{number}-1"} <= names
+        tops = fact.lens.data["top_token"].isel(rank=0, token=-1).values
+        assert token_label(str(tops[-1])) in drawn or str(tops[-1]).strip() in drawn
+        assert fact.lens.settings["fact"] == fact.request.fact.to_dict()
+        assert list(fact.saliency.data["baseline"].values) == ["mean", "zero"]
 
 
 def test_a_fact_that_the_model_does_not_know_is_called_so(page: Page, report: Report) -> None:
