@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -108,3 +109,33 @@ def test_both_engines_equal_two_passes_a_sender(architectures: Models, kind: str
 def test_any_set_of_positions_is_patched(architectures: Models, positions: list[int]) -> None:
     names = ("a residual in between", "all but residuals", "queries", "mlps")
     check(architectures("llama-gqa"), [RECEIVERS[name] for name in names], positions=positions)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "llama-gqa"])
+def test_single_precision_gives_the_same(architectures: Models, kind: str) -> None:
+    check(architectures(kind, torch.float32), [RECEIVERS["all but residuals"]], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("engine", [ResumedPaths, WholePaths])
+def test_in_bf16_effects_are_those_of_exact_arithmetic_but_for_rounding(
+    architectures: Models, engine: type[Any]
+) -> None:
+    exact = copy.deepcopy(architectures("gptj"))
+    with torch.no_grad():
+        for weight in exact.parameters():
+            weight.copy_(weight.bfloat16())
+    rough = copy.deepcopy(exact).to(torch.bfloat16, print_details=False)
+    wanted, found = (
+        torch.stack(
+            list(
+                patched(
+                    engine, model, RECEIVERS["logits"], positions=range(FIRST, WIDTH), run_mlps=True
+                ).values()
+            )
+        )
+        for model in (exact, rough)
+    )
+    assert found.dtype == torch.bfloat16
+    rounding = torch.finfo(torch.bfloat16).eps * wanted.abs().max()
+    assert (found.double() - wanted).abs().max() < 4 * rounding
+    assert (wanted - wanted.mean(0)).abs().max() > 8 * rounding
