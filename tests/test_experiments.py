@@ -90,6 +90,20 @@ def _results(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+def test_the_smoke_run_of_embeddings_puts_a_control_beside_every_change(tmp_path: Path) -> None:
+    _smoke_run("04_embeddings", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    for name in ("noise", "swaps", "removals", "removals, MLPs alone"):
+        for row in results[name]:
+            assert 0 <= min(row["changed"], row["control"]) <= max(row["changed"], row["control"]) <= 1
+            assert row["changed - control"][0] == pytest.approx(row["changed"] - row["control"])
+    removed = {row["change"]: row["size"] for row in results["removals"]}
+    assert min(removed.values()) > 0
+    assert {row["variant"] for row in results["variants"]} > {"original", "lower case", "upper case"}
+    assert (tmp_path / "out" / "figure.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.slow
 def test_the_smoke_run_of_one_formula_finds_the_identities_true(tmp_path: Path) -> None:
     _smoke_run("05_one_formula", tmp_path / "out")
     results = _results(tmp_path / "out")
