@@ -44,14 +44,13 @@ def lens(lens: LogitLens, *, colour: Colour = "answer_prob", state: str | None =
     if colour not in get_args(Colour):
         raise InputError(f"colour: expected one of {', '.join(COLOURS)}, got {colour!r}.")
     data = lens.data
+    held = data["state"].values if "state" in data.coords else lens.settings["states"]
+    states = [str(found) for found in np.atleast_1d(held)]
+    chosen = states[0] if state is None else state
+    if chosen not in states:
+        raise InputError(f"state: expected one of {', '.join(states)}, got {state!r}.")
     if "state" in data.dims:
-        states = [str(found) for found in data["state"].values]
-        chosen = states[0] if state is None else state
-        if chosen not in states:
-            raise InputError(f"state: expected one of {', '.join(states)}, got {state!r}.")
         data = data.isel(state=states.index(chosen))
-    elif state is not None and state != str(data.coords.get("state", state)):
-        raise InputError(f"state: this lens holds one state only, got {state!r}.")
     data = data.transpose("token", "layer", ...)
     values = data[colour].values.astype(float)
     tops, probs = data["top_token"].values, data["top_prob"].values

@@ -37,7 +37,14 @@ def planted_trace(
         about = {"layer": 2} if kind == "neuron" else {}
         variables[kind] = (("sample", *dims), 0.1 + mean[None] + noise.reshape(shape), about)
     fact = {"subject": "Miles Davis", "template": "{} plays the", "target": " trumpet"}
-    known = {"fact": fact, "answer": " trumpet", "knows": True, "window": 2, "metric": "prob", "samples": samples}
+    known = {
+        "fact": fact,
+        "answer": " trumpet",
+        "knows": True,
+        "window": 2,
+        "metric": "prob",
+        "samples": samples,
+    }
     record = {
         "model": "planted",
         "fingerprint": "0" * 64,
