@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mechstyle.errors import NonFiniteError
 from mechstyle.models import HookedModel
+from mechstyle.runs import Recording, record
 from mechstyle.sites import Site
 from mechstyle.tracing.answer import Question
 from mechstyle.tracing.attribution_joint import Joint, joint_terms
@@ -178,6 +180,13 @@ class _Ends:
     source: States
     slopes: States
 
+    @cached_property
+    def recording(self) -> Recording | None:
+        """The base run, recorded; None where runs are not resumed."""
+        if self.recipe.plan.engine != "resume":
+            return None
+        return record(self.model, self.base_side.row_ids, hooks=[self.base_side.hook])
+
     def effects(self, kind: TracedKind) -> Float[Tensor, "row token *rest"]:
         """Of every cell of a kind."""
         spans = self.recipe.spans(kind)
@@ -197,7 +206,7 @@ class _Ends:
             self.recipe.tokens,
             self.recipe.rows,
         )
-        terms = joint_terms(self.model, joint, resume=self.recipe.plan.engine == "resume")
+        terms = joint_terms(self.model, joint, self.recording)
         return terms if kind.held is None else terms + self._alone(kind)
 
     def _alone(self, kind: TracedKind) -> Tensor:

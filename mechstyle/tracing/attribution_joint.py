@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechstyle.models import HookedModel
-from mechstyle.runs import Hook, Recording, default_memory, logits, record, rows_within
+from mechstyle.runs import Hook, Recording, default_memory, logits, rows_within
 from mechstyle.runs.columns import run_columns
 from mechstyle.sites import Kind, Site
 from mechstyle.tracing.attribution_runs import Embedded, upcast
@@ -73,16 +73,18 @@ class Joint:
         return [start for start in self.starts if start <= layer < start + self.depth]
 
 
-def joint_terms(model: HookedModel, joint: Joint, *, resume: bool) -> Float[Tensor, "row token layer"]:
+def joint_terms(
+    model: HookedModel, joint: Joint, recording: Recording | None
+) -> Float[Tensor, "row token layer"]:
     """First-order effect of each cell's settings, less that of the state put in before them.
 
     Args:
-        resume: run single positions from a recorded run; else whole sequences, which takes as long as the
-            exact effects do.
+        recording: the base run, from which single positions are run; None runs whole sequences, which takes
+            as long as the exact effects do.
     """
     gains = _Gains(joint)
-    if resume:
-        _single_positions(model, gains)
+    if recording is not None:
+        _single_positions(model, gains, recording)
     else:
         for index in range(len(joint.tokens)):
             _whole(model, gains, index)
@@ -118,9 +120,8 @@ class _Gains:
         return torch.stack(sums, dim=2)
 
 
-def _single_positions(model: HookedModel, gains: _Gains) -> None:
+def _single_positions(model: HookedModel, gains: _Gains, recording: Recording) -> None:
     joint, tokens = gains.joint, gains.joint.tokens
-    recording = record(model, joint.base.row_ids, hooks=[joint.base.hook])
     rows = rows_within(model, default_memory(model), width=1, n_positions=tokens[-1] + 1, n_last=0)
     at_once = max(1, rows // (joint.n_rows * min(joint.depth, len(joint.starts))))
     for first in range(0, len(tokens), at_once):
