@@ -11,13 +11,17 @@ from mechstyle.cli.options import Json, Quiet, Seed
 from mechstyle.cli.output import emit
 from mechstyle.cli.tables import plain, write_summary, write_table
 from mechstyle.errors import InputError
+from mechstyle.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 __all__ = ["compare"]
 
 SUMMARY = "summary.json"
+SITES = ("last subject token", "last prompt token")
+"""Roles that are drawn; all, where the traces have none of them."""
 
 compare = typer.Typer(
     name="compare",
@@ -25,7 +29,7 @@ compare = typer.Typer(
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for the tables and summary.json.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the figure, tables and summary.json.")]
 Kinds = Annotated[str | None, typer.Option("--kinds", help="Of these kinds only, with commas between.")]
 
 
@@ -51,13 +55,14 @@ def prompts(
 ) -> None:
     """Do similar prompts trace alike? Distances between traces against distances between prompts.
 
-    Writes OUT/mantel.csv (a permutation test a distance), groups.csv (within and between relations),
-    pairs.csv, order.csv (of a clustered map) and summary.json.
+    Writes OUT/figure.html (a clustered map), mantel.csv (a permutation test a distance), groups.csv (within
+    and between relations), pairs.csv, order.csv (of the map) and summary.json.
     """
     if layer is not None and model is None:
         raise InputError("--layer: hidden states are read from a model; name it by --model.")
     import pandas as pd
 
+    from mechstyle import plot
     from mechstyle.models import load_model
     from mechstyle.outputs import output_folder
     from mechstyle.tracing.compare_prompts import compare_prompts
@@ -83,7 +88,8 @@ def prompts(
     }
     lines = [f"{name}: r = {row['r']:+.3f}, p = {row['p']:.4g}" for name, row in found.mantel.iterrows()]
     summary = {"facts": len(found.facts), "measure": measure, "mantel": _rows(found.mantel)}
-    _finish(place, tables, {**summary, "groups": _rows(found.groups)}, lines, as_json=as_json)
+    whole = {**summary, "groups": _rows(found.groups)}
+    _finish(place, plot.compare_prompts(found), tables, whole, lines, as_json=as_json)
 
 
 @compare.command()
@@ -101,10 +107,11 @@ def models(
 ) -> None:
     """Where do several models recall facts? Average effects by relative depth and token role.
 
-    Writes OUT/curves.csv, peaks.csv, similarity.csv and summary.json.
+    Writes OUT/figure.html, curves.csv, peaks.csv, similarity.csv and summary.json.
     """
     folders = _named(named)
 
+    from mechstyle import plot
     from mechstyle.outputs import output_folder
     from mechstyle.tracing.compare_models import compare_models
     from mechstyle.tracing.trace_set import TraceSet
@@ -129,7 +136,9 @@ def models(
         "peaks": best.to_dict("records"),
         "similarity": found.similarity.to_dict("records"),
     }
-    _finish(place, tables, summary, lines, as_json=as_json)
+    sites = [role for role in SITES if role in set(found.curves["role"])]
+    figure = plot.compare_models(found, roles=sites or None)
+    _finish(place, figure, tables, summary, lines, as_json=as_json)
 
 
 def _named(pairs: list[str]) -> dict[str, Path]:
@@ -156,9 +165,18 @@ def _rows(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _finish(
-    place: Path, tables: dict[str, pd.DataFrame], summary: dict[str, Any], lines: list[str], *, as_json: bool
+    place: Path,
+    figure: go.Figure,
+    tables: dict[str, pd.DataFrame],
+    summary: dict[str, Any],
+    lines: list[str],
+    *,
+    as_json: bool,
 ) -> None:
     files = {name: str(write_table(table, place / f"{name}.csv")) for name, table in tables.items()}
+    files["figure"] = str(place / "figure.html")
+    with atomic_write(files["figure"]) as part:
+        part.write_text(figure.to_html(include_plotlyjs=True), encoding="utf-8")
     whole = plain({"out": str(place), **summary, "files": files})
     write_summary(whole, place / SUMMARY)
-    emit(whole, "\n".join([*lines, str(place)]), as_json=as_json)
+    emit(whole, "\n".join([*lines, files["figure"]]), as_json=as_json)

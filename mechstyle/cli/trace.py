@@ -101,8 +101,9 @@ def trace(
 ) -> None:
     """Trace facts: corrupt a subject, restore one state at a time, see what recovers the answer.
 
-    With --dataset every fact that the model knows is traced into the folder OUT, with average.csv,
-    totals.csv, skipped.csv and summary.json; a run that was broken off goes on with the same command.
+    With --dataset every fact that the model knows is traced into the folder OUT, with report.html,
+    average.csv, totals.csv, skipped.csv and summary.json; a run that was broken off goes on with the same
+    command.
     """
     tracing = Tracing(
         kinds=kinds,

@@ -1,4 +1,4 @@
-"""``mechstyle trace --dataset``: many facts into a folder, with their average and a report."""
+"""``mechstyle trace --dataset``: many facts into a folder, with averages, what was left out and a report."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def trace_dataset(
     """Trace facts into a folder, average what is there of them, and say what was left out."""
     from mechstyle.models import load_model
     from mechstyle.outputs import output_folder
+    from mechstyle.report.traces import write_trace_report
     from mechstyle.threads import few_threads
     from mechstyle.tracing.aggregate import total_effects
     from mechstyle.tracing.trace_facts import trace_facts
@@ -61,6 +62,8 @@ def trace_dataset(
     averages, totals = traces.average(seed=seed), total_effects(traces, seed=seed)
     tables = {"average": averages, "totals": totals, "skipped": traces.skipped}
     files = {key: str(write_table(table, place / f"{key}.csv")) for key, table in tables.items()}
+    files["report"] = str(place / "report.html")
+    write_trace_report(files["report"], traces, average=averages, totals=totals)
     summary = plain(
         {
             "out": str(place),
@@ -77,7 +80,7 @@ def trace_dataset(
     write_summary(summary, place / "summary.json")
     for reason, number in summary["skipped"].items():
         note(f"{number} of {len(facts)} facts left out: {reason}; {files['skipped']} names them.")
-    emit(summary, "\n".join([*_lines(summary), str(place)]), as_json=as_json)
+    emit(summary, "\n".join([*_lines(summary), files["report"]]), as_json=as_json)
 
 
 def _peaks(averages: pd.DataFrame) -> pd.DataFrame:

@@ -90,7 +90,8 @@ def test_models_are_compared_into_tables(
     best = {(peak["model"], peak["kind"]): peak["effect"] for peak in summary["peaks"]}
     assert best["deep", "mlp"] == pytest.approx(expected.peaks.query("model == 'deep'")["effect"].max())
     assert run(["compare", "models", *named, "--out", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "figure.html")
+    assert "<html>" in (out / "figure.html").read_text(encoding="utf-8")[:100]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ def test_a_dataset_goes_on_where_it_stopped_and_refuses_other_settings(
     code, said, _ = mechstyle_run(*words)
     assert code == 0
     assert said.startswith("4 of 4 facts traced; average total effect ")
-    assert said.splitlines()[-1] == str(out)
+    assert said.splitlines()[-1] == str(out / "report.html")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(fact.subject in page for fact in FACTS)
     now = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nc")}
     assert len(now) == 4
     assert first.items() <= now.items()
