@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 def trace_case(
     model: Any,
-    kind: Literal["resid", "mlp", "attn"],
+    kind: Literal["resid", "mlp", "attn", "head"],
     *,
     gate: float,
     aim: float | None,
@@ -30,13 +30,17 @@ def trace_case(
     subject: range = SUBJECT,
     batch_size: int | None = None,
 ) -> Case:
-    """The grid of one kind for one fact; both sides get the same draws and return [sample, token, layer]."""
+    """The grid of one kind for one fact; both sides get the same draws and return [sample, token, layer].
+
+    Heads are one more axis.
+    """
     one = fact(tokens, subject)
     encoded = encode_fact(model, one, prepend_bos=False)
     assert (len(encoded), encoded.n_prompt, encoded.subject) == (tokens + 1, tokens, subject)
     generator, window = torch.Generator().manual_seed(0), default_window(model.cfg.n_layers)
     draws = torch.randn(samples, len(subject), model.cfg.d_model, generator=generator) * 0.06  # 3 sigma
-    width = 1 if kind == "resid" else window
+    width = window if kind in ("mlp", "attn") else 1
+    parts = range(model.cfg.n_heads) if kind == "head" else [slice(None)]
     device_draws, ids = draws.to(model.cfg.device), encoded.ids.tolist()
 
     def fast() -> ms.Trace:
@@ -61,24 +65,28 @@ def trace_case(
             kind=kind,
             width=width,
             tokens_at_once=tokens,
+            parts=parts,
         )
 
     def difference(trace: ms.Trace, expected: tuple[torch.Tensor, ...]) -> float:
         clean, corrupted, restored = (part.double().cpu().numpy() for part in expected)
         found = trace.data
-        pairs = ((found.clean, clean), (found.corrupted, corrupted), (found[kind], restored))
+        cells = restored.reshape(found[kind].shape)
+        pairs = ((found.clean, clean), (found.corrupted, corrupted), (found[kind], cells))
         return max(float(abs(one.values - other).max()) for one, other in pairs)
 
-    width_of = "" if kind == "resid" else f", windows of {window}"
+    axis = f" x {len(parts)} heads" if kind == "head" else ""
+    width_of = f", windows of {window}" if kind in ("mlp", "attn") else ""
     return Case(
-        work=f"trace {kind} {tokens} x {model.cfg.n_layers}{width_of}",
+        work=f"trace {kind} {tokens} x {model.cfg.n_layers}{axis}{width_of}",
         fast=fast,
         baseline=baseline,
         difference=difference,
         tolerance=TOLERANCE,
         gate=gate,
         aim=aim,
-        sizes={"tokens": tokens, "subject": list(subject), "samples": samples, "window": width},
+        sizes={"tokens": tokens, "subject": list(subject), "samples": samples, "window": width}
+        | ({"heads": len(parts)} if kind == "head" else {}),
     )
 
 

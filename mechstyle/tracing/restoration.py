@@ -14,6 +14,7 @@ from mechstyle.sites import Site
 from mechstyle.tracing.exchange import Exchange, Score, Scored, States, put_in
 from mechstyle.tracing.grid import Cell
 from mechstyle.tracing.sides import Side
+from mechstyle.tracing.writable import require_parts, require_writable
 
 __all__ = ["WholeCleanRun", "WholeRuns"]
 
@@ -35,8 +36,13 @@ class WholeCleanRun:
 
     @classmethod
     def of(cls, model: HookedModel, side: Side, exchange: Exchange) -> WholeCleanRun:
-        """Run the clean side."""
+        """Run the clean side.
+
+        Raises:
+            ModelError: the model's states have other axes, or do not count when they are put in.
+        """
         found = logits(model, side.ids, hooks=side.hooks, n_last=exchange.n_last)
+        require_writable(model, side, exchange.put, found)
         return cls(model, side, exchange, found, _states(model, side, exchange.of_clean))
 
     def against(self, corrupted: Side, *, max_rows: int) -> WholeRuns:
@@ -88,4 +94,6 @@ class WholeRuns:
 
 
 def _states(model: HookedModel, side: Side, sites: Sequence[Site]) -> States:
-    return States(capture(model, side.ids, sites, hooks=side.hooks) if sites else {})
+    found = capture(model, side.ids, sites, hooks=side.hooks) if sites else {}
+    require_parts(model, found)
+    return States(found)

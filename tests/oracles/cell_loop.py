@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.oracles.trace_loop import score, window
 
 Write = Callable[[Tensor, Tensor, int, int | None], None]
+Edit = tuple[str, Callable[[Tensor], None]]
 
 
 def _all(state: Tensor, other: Tensor, token: int, index: int | None) -> None:
@@ -54,8 +55,8 @@ class Prompt:
     noisy: Sequence[int] = ()
 
 
-def run(model: Any, prompt: Prompt, edits: Sequence[tuple[str, Callable[[Tensor], None]]] = ()) -> Any:
-    """Logits [pos, vocab] and all states."""
+def hooks_of(prompt: Prompt, edits: Sequence[Edit]) -> list[tuple[str, Callable[..., Tensor]]]:
+    """The noise on the embeddings, then the edits, each in place on a copy of its state."""
 
     def corrupt(state: Tensor) -> None:
         for row, token in enumerate(prompt.noisy):
@@ -69,11 +70,15 @@ def run(model: Any, prompt: Prompt, edits: Sequence[tuple[str, Callable[[Tensor]
 
         return apply
 
+    return [(name, hook_of(edit)) for name, edit in [("hook_embed", corrupt), *edits]]
+
+
+def states(model: Any, prompt: Prompt) -> Mapping[str, Tensor]:
+    """All states of a run, by the names of their hooks."""
     ids = torch.tensor([prompt.ids], device=model.cfg.device)
-    hooks = [(name, hook_of(edit)) for name, edit in [("hook_embed", corrupt), *edits]]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        logits, cache = model.run_with_cache(ids, return_type="logits")
-    return logits[0], cache
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks_of(prompt, [])):
+        found: Mapping[str, Tensor] = model.run_with_cache(ids, return_type=None)[1]
+    return found
 
 
 def cell(
@@ -104,12 +109,14 @@ def cell(
     if kind in HELD:
         changes += [(HELD[kind].format(at), own, _all) for at in range(layer + 1, n_layers)]
 
-    def edit_of(at: str, states: Mapping[str, Tensor], write: Write) -> tuple[str, Callable[[Tensor], None]]:
+    def edit_of(at: str, states: Mapping[str, Tensor], write: Write) -> Edit:
         def edit(state: Tensor) -> None:
             for token in tokens:
                 write(state, states[at], token, index)
 
         return at, edit
 
-    logits, _ = run(model, base, [edit_of(*change) for change in changes])
-    return score(logits, base.ids, n_prompt, metric)
+    ids = torch.tensor([base.ids], device=model.cfg.device)
+    with torch.no_grad():
+        logits = model.run_with_hooks(ids, fwd_hooks=hooks_of(base, [edit_of(*one) for one in changes]))
+    return score(logits[0], base.ids, n_prompt, metric)

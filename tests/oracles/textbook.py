@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ STATE = {
     "resid": "blocks.{}.hook_resid_post",
     "mlp": "blocks.{}.hook_mlp_out",
     "attn": "blocks.{}.hook_attn_out",
+    "head": "blocks.{}.attn.hook_z",
 }
 Hooks = list[tuple[str, Callable[..., Any]]]
 
@@ -49,11 +51,13 @@ def trace(
     kind: str,
     width: int = 1,
     tokens_at_once: int = 1,
+    parts: Sequence[Any] = (slice(None),),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities: clean [], corrupted [sample], and with one state restored [sample, token, layer].
+    """Log-probabilities: clean [], corrupted [sample], with one state restored [sample, token, layer, part].
 
-    ``width`` layers around a cell's own are restored. A run serves all draws, and several tokens of one
-    layer: more rows keep a processor busier, at the cost of memory.
+    ``width`` layers around a cell's own are restored, of the state some part: all of it, or one head at a
+    time. A run serves all draws, and several tokens of one layer: more rows keep a processor busier, at the
+    cost of memory.
     """
     n_layers = model.cfg.n_layers
     one = torch.tensor([list(ids)], device=draws.device)
@@ -67,26 +71,26 @@ def trace(
         state[:, subject.start : subject.stop] += draws.repeat(len(state) // len(draws), 1, 1)
         return state
 
-    def restore(at: Tensor) -> Callable[..., Tensor]:
+    def restore(at: Tensor, part: Any) -> Callable[..., Tensor]:
         def put_back(state: Tensor, hook: Any) -> Tensor:
-            state[torch.arange(len(at)), at] = clean[hook.name][0, at]
+            state[torch.arange(len(at)), at, part] = clean[hook.name][0, at, part]
             return state
 
         return put_back
 
     names = [STATE[kind].format(layer) for layer in range(n_layers)]
+    windows = [names[max(0, at - width // 2) : at + (width + 1) // 2] for at in range(n_layers)]
     noise = ("hook_embed", corrupt)
     with torch.no_grad():
         clean_score = answer_logprobs(model, one, n_prompt, [(name, keep) for name in names])[0]
         corrupted = answer_logprobs(model, one.expand(len(draws), -1), n_prompt, [noise])
-        restored = corrupted.new_empty(n_prompt, len(draws), n_layers)
-        for layer in range(n_layers):
-            window = names[max(0, layer - width // 2) : layer + (width + 1) // 2]
+        restored = corrupted.new_empty(n_prompt, len(draws), n_layers, len(parts))
+        for (layer, window), (index, part) in product(enumerate(windows), enumerate(parts)):
             for tokens in torch.arange(n_prompt, device=draws.device).split(tokens_at_once):
                 at = tokens.repeat_interleave(len(draws))
-                hooks = [noise, *((name, restore(at)) for name in window)]
+                hooks = [noise, *((name, restore(at, part)) for name in window)]
                 scores = answer_logprobs(model, one.expand(len(at), -1), n_prompt, hooks)
-                restored[tokens, :, layer] = scores.reshape(len(tokens), len(draws))
+                restored[tokens, :, layer, index] = scores.reshape(len(tokens), len(draws))
     return clean_score, corrupted, restored.transpose(0, 1)
 
 

@@ -2,137 +2,55 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from mechstyle.facts import Fact
-from mechstyle.tracing import Trace
-from mechstyle.tracing.corruption import GaussianNoise
-from mechstyle.tracing.kinds import KINDS as TRACED
-from mechstyle.tracing.plan import plan_cells
-from mechstyle.tracing.run_cells import run_cells
-from mechstyle.tracing.setup import Setup, prepare_fact, prepare_prompts
 from tests.checkpoints import KINDS
-from tests.oracles import cell_loop
+from tests.tracing.cells import CASES, TOLERANCE, TRACED, Case, check, traced
 
-ANSWERS = {1: " trumpet", 2: " trumpet too", 3: " trumpet too,"}
-NEURON_LAYER, WINDOW = 1, 2
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-SETS = {"pair": [1, 2], "ends": [0, 3], "last": "last prompt token"}
 Models = Callable[..., HookedTransformer]
 
 
-class Case(NamedTuple):
-    """What is compared with what."""
-
-    bos: bool
-    n_answer: int
-    direction: Any = "denoising"
-    pair: bool = False
-    tokens: Any = None
-
-    def setup(self, model: HookedTransformer) -> Setup:
-        """Two noise draws on a subject, or two prompts."""
-        answer = ANSWERS[self.n_answer]
-        if self.pair:
-            clean, corrupted = "The day: Miles Davis plays the", "The day: Bill Evans plays the"
-            return prepare_prompts(model, clean, corrupted, answer=answer, prepend_bos=self.bos)
-        fact = Fact("The {} plays the", "Miles Davis", answer)
-        noise = GaussianNoise(draws=torch.randn(2, 2, 32, generator=torch.Generator().manual_seed(3)))
-        return prepare_fact(model, fact, corruption=noise, metric="logprob", prepend_bos=self.bos)
+@pytest.mark.parametrize(("number", "kind"), list(enumerate([*KINDS, "mistral-local"])))
+def test_both_engines_equal_one_run_a_cell(architectures: Models, kind: str, number: int) -> None:
+    check(architectures(kind), CASES[number % len(CASES)], torch.float64, count=5)
 
 
-CASES = [
-    Case(False, 1),
-    Case(True, 2, "noising"),
-    Case(False, 3, "denoising", pair=True),
-    Case(True, 2, "denoising", tokens=SETS),
-    Case(False, 3, "noising", tokens=SETS),
-]
+@pytest.mark.parametrize("kind", ["gptj", "llama-gqa"])
+def test_both_engines_equal_one_run_a_cell_in_single_precision(architectures: Models, kind: str) -> None:
+    check(architectures(kind, torch.float32), CASES[1], torch.float32, count=2)
 
 
-def traced(model: Any, case: Case, **options: Any) -> Trace:
-    settings = {
-        "window": WINDOW, "neuron_layer": NEURON_LAYER, "tokens": case.tokens, "direction": case.direction,
-        "kinds": tuple(TRACED), **options,
-    }  # fmt: skip
-    if "neuron" not in settings["kinds"]:
-        settings["neuron_layer"] = None
-    return run_cells(model, case.setup(model), plan_cells(model, **settings))
-
-
-class Textbook:
-    """All cells of a case, each when it is asked for."""
-
-    def __init__(self, model: Any, case: Case) -> None:
-        setup = case.setup(model)
-        (asked,) = setup.questions
-        clean, corrupted = setup.clean(asked.question), setup.corrupted(asked.question)
-        answer = setup.encoded.ids[-1:].tolist()
-        subject = setup.corrupted_subject
-        sides = [
-            [cell_loop.Prompt(clean.ids[0].tolist() + answer)] * setup.samples,
-            [
-                cell_loop.Prompt(ids.tolist() + answer)
-                if subject is None
-                else cell_loop.Prompt(ids.tolist() + answer, subject.values[row], subject.tokens)
-                for row, ids in enumerate(corrupted.ids)
-            ],
-        ]
-        source, base = sides if case.direction == "denoising" else sides[::-1]
-        self.model, self.n_prompt, self.base = model, setup.encoded.n_prompt, base
-        self.states = [
-            (cell_loop.run(model, a)[1], cell_loop.run(model, b)[1])
-            for a, b in zip(source, base, strict=True)
-        ]
-
-    def cell(self, kind: str, tokens: Sequence[int], layer: int, index: int | None) -> list[float]:
-        """One number a sample."""
-        return [
-            cell_loop.cell(
-                self.model, source, base, own, kind=kind, tokens=tokens, layer=layer, index=index,
-                n_prompt=self.n_prompt, width=WINDOW,
-            )
-            for base, (source, own) in zip(self.base, self.states, strict=True)
-        ]  # fmt: skip
-
-
-def places(trace: Trace) -> list[list[int]]:
-    named = trace.settings["tokens"]
-    if named is None:
-        return [[token] for token in range(trace.data.sizes["token"])]
-    return [named[name] for name in trace.data["token_str"].values]
-
-
-def some_cells(trace: Trace, kind: str, count: int, chance: random.Random) -> list[tuple[int, ...]]:
-    shape = trace.data[kind].shape[1:]
-    every = list(np.ndindex(shape))
-    return chance.sample(every, min(count, len(every)))
-
-
-def check(model: Any, case: Case, dtype: torch.dtype, *, count: int) -> None:
-    traces = [traced(model, case, engine=engine) for engine in ("resume", "whole")]
-    textbook, chance = Textbook(model, case), random.Random(0)
-    for kind in TRACED:
-        resumed, whole = (trace.data[kind].values for trace in traces)
-        near = TOLERANCE[dtype] * float(np.abs(whole).max())
-        np.testing.assert_allclose(resumed, whole, rtol=0, atol=near)
-        for at in some_cells(traces[0], kind, count, chance):
-            token, *rest = at
-            layer = NEURON_LAYER if kind == "neuron" else rest.pop(0)
-            wanted = textbook.cell(kind, places(traces[0])[token], layer, rest[0] if rest else None)
-            np.testing.assert_allclose(
-                whole[(slice(None), *at)], wanted, rtol=0, atol=near, err_msg=f"{kind} {at}"
-            )
-
-
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["fp32", "fp64"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("kind", [*KINDS, "mistral-local"])
-def test_both_engines_equal_one_run_a_cell(architectures: Models, kind: str, case: Case) -> None:
-    check(architectures(kind), case, torch.float64, count=5)
+def test_both_engines_equal_one_run_a_cell_in_every_case(
+    architectures: Models, kind: str, case: Case, dtype: torch.dtype
+) -> None:
+    check(architectures(kind, dtype), case, dtype, count=40)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "neox", "qwen2"])
+def test_in_bf16_cells_are_those_of_exact_arithmetic_but_for_rounding(
+    architectures: Models, kind: str
+) -> None:
+    exact = copy.deepcopy(architectures(kind, torch.float32))
+    with torch.no_grad():
+        for weight in exact.parameters():
+            weight.copy_(weight.bfloat16())
+    rough = copy.deepcopy(exact).to(torch.bfloat16, print_details=False)
+    kinds = tuple(name for name in TRACED if name != "neuron")
+    wanted, found = (traced(model, CASES[2], kinds=kinds) for model in (exact, rough))
+    effects, rounded = (
+        np.concatenate([trace.indirect_effect(name).values.ravel() for name in kinds])
+        for trace in (wanted, found)
+    )
+    assert np.abs(effects).max() > 0.1
+    assert np.corrcoef(rounded, effects)[0, 1] > 0.98
+    np.testing.assert_allclose(rounded, effects, rtol=0, atol=4 * 2**-8 * abs(wanted.clean))

@@ -190,3 +190,12 @@ def test_the_rows_that_are_said_to_fit_into_some_memory_do(shape: str, n_tokens:
         for kind in TRACED:
             found = held(model, n_tokens, batch_size=rows, kind=kind, engine=engine, n_answer=n_answer)
             assert found.besides <= memory
+
+
+@pytest.mark.parametrize("kind", ["severed_attn", "head", "v", "pattern", "neuron"])
+def test_cells_of_heads_and_neurons_fit_as_well(kind: str) -> None:
+    model, memory = build(2, 6, d_mlp=64, n_key_value_heads=2), 2**20
+    rows = rows_within(model, memory, width=6, n_positions=6, n_last=1)
+    assert 10 * SAMPLES <= rows < 200
+    for engine in ENGINES:
+        assert held(model, 6, batch_size=rows, kind=kind, engine=engine).besides <= memory
