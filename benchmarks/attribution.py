@@ -23,7 +23,7 @@ ORGANISM = "organism-m"
 KINDS = ("resid", "mlp", "attn")
 MORE = ("severed_mlp", "severed_attn", "head", "q", "k", "v", "pattern", "neuron")
 SUBJECT, TOKENS, SAMPLES, STEPS = range(2, 5), 12, 10, 10
-FACTS, CHECKED, NEURON_LAYER = 30, 200, 2
+FACTS, CHECKED, NEURON_LAYER = 30, 100, 2
 TOLERANCE = 1e-4
 """Of the scores of the clean and corrupted runs."""
 Scores = tuple[Any, Any]
