@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 
-def lens_logits(model: Any, ids: Sequence[int], hook: str, token: int) -> Tensor:
-    """Logits of one state, through the final norm and the unembedding."""
+def lens_logits(model: Any, ids: Sequence[int], hook: str) -> list[Tensor]:
+    """Logits of one state at each token, alone, through the final norm and the unembedding."""
     found: list[Tensor] = []
     with torch.no_grad():
         model.run_with_hooks(
             torch.tensor([list(ids)]), fwd_hooks=[(hook, lambda state, hook: found.append(state.clone()))]
         )
-        normed = model.ln_final(found[0][:, token : token + 1])
-        logits: Tensor = model.unembed(normed)[0, 0]
-    return logits
+        states = [found[0][:, token : token + 1] for token in range(len(ids))]
+        return [model.unembed(model.ln_final(state))[0, 0] for state in states]
 
 
 def lens_hooks(n_layers: int, state: str) -> list[str]:

@@ -34,17 +34,18 @@ Architectures = Callable[..., HookedTransformer]
 def textbook(model: Any, ids: list[int], answer: int, state: str) -> dict[str, np.ndarray]:
     """Every number of every cell; rows of layers without a state are left out."""
     hooks = reading_loop.lens_hooks(model.cfg.n_layers, state)
+    last = reading_loop.lens_hooks(model.cfg.n_layers, "resid")[-1]
+    finals = reading_loop.lens_logits(model, ids, last)
+    by_hook = [reading_loop.lens_logits(model, ids, hook) for hook in hooks]
     found: dict[str, list[list[float]]] = {name: [] for name in (*NUMBERS, "top_id")}
     for token in range(len(ids)):
-        last = reading_loop.lens_hooks(model.cfg.n_layers, "resid")[-1]
-        final = reading_loop.lens_logits(model, ids, last, token).double().log_softmax(-1)
+        final = finals[token].double().log_softmax(-1)
         cells: dict[str, list[float]] = {name: [] for name in found}
-        for hook in hooks:
-            scores = reading_loop.lens_logits(model, ids, hook, token)
+        for scores in (states[token] for states in by_hook):
             logp = scores.double().log_softmax(-1)
             cells["answer_prob"].append(float(logp[answer].exp()))
             cells["answer_logprob"].append(float(logp[answer]))
-            cells["answer_rank"].append(sum(float(one) > float(scores[answer]) for one in scores))
+            cells["answer_rank"].append(sum(one > float(scores[answer]) for one in scores.tolist()))
             cells["entropy"].append(-float((logp.exp() * logp).sum()))
             cells["kl"].append(float((final.exp() * (final - logp)).sum()))
             cells["top_id"].append(int(scores.argmax()))
