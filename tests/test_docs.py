@@ -63,7 +63,10 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["read_a_trace", "corruptions_and_targets", "stack_and_undo"])
+@pytest.mark.parametrize(
+    "page",
+    ["read_a_trace", "trace_many_facts", "compare_traces", "corruptions_and_targets", "stack_and_undo"],
+)
 def test_how_to_pages_on_the_organism_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _run_page(ROOT / f"docs/how-to/{page}.md")
@@ -103,10 +106,10 @@ def test_command_lines_in_pages_use_commands_and_options_that_exist(page: Path) 
         if len(words) < 2 or words[0] != "mechstyle" or words[1].startswith("-"):
             continue
         assert words[1] in commands, f"{_named(page)}: mechstyle has no command {words[1]!r}"
+        command = commands[words[1]]
+        command = getattr(command, "commands", {}).get(words[2], command) if len(words) > 2 else command
         known = {
-            option
-            for parameter in commands[words[1]].params
-            for option in (*parameter.opts, *parameter.secondary_opts)
+            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
         } | {"--help", "-h"}
         used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
         assert used <= known, f"{_named(page)}: {words[1]} has no option {sorted(used - known)}"
