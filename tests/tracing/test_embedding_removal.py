@@ -114,6 +114,21 @@ def test_removals_stand_beside_random_ones_in_one_table(tiny_model: HookedTransf
     assert (table["size"] > 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_models_of_any_number_format_are_changed_alike(dtype: torch.dtype, architectures: object) -> None:
+    model, fine = (architectures("llama-gqa", one) for one in (dtype, torch.float32))  # type: ignore[operator]
+    tables = []
+    for one in (model, fine):
+        changes = {"logit": RemoveDirection("unembedding"), "predictor": ErasePredictor.fit(one, PLAYS)}
+        frame = embedding_effects(one, PLAYS[:2], changes, metric="logprob", samples=1, read_mlps=True)
+        tables.append(frame.select_dtypes("number"))
+    near = 0.1 if dtype == torch.bfloat16 else 1e-3
+    for column in ("size", "clean", "changed", "mlp_changed"):
+        torch.testing.assert_close(
+            *(torch.tensor(one[column].values) for one in tables), atol=near, rtol=near
+        )
+
+
 def test_bad_input_is_refused(tiny_model: HookedTransformer) -> None:
     with pytest.raises(InputError, match="table: expected one of embedding, unembedding, got 'logits'"):
         RemoveDirection("logits")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.model_bridge import TransformerBridge
 
 from mechstyle import Fact, fingerprint, organisms
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
@@ -204,6 +206,16 @@ def test_small_memory_changes_no_score(
     found = saliency(tiny_model, FACT, baseline="mean", steps=7).data["score"]
     assert max(sizes) == 2
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_bridge_has_the_saliency_of_the_hooked_model(
+    tiny_folder: Path, tiny_model: HookedTransformer
+) -> None:
+    bridge = TransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
+    how = {"baseline": ("mean", "bos"), "steps": 4, "prepend_bos": False}
+    wanted, found = (saliency(one, FACT, **how).data for one in (tiny_model, bridge))
+    for name in ("score", "norm", "gap", "at_baseline"):
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("trainable", [True, False])
