@@ -15,6 +15,7 @@ from transformer_lens import HookedTransformer
 
 from mechstyle.errors import InputError, ModelError, RangeError, TextError
 from mechstyle.facts import Fact
+from mechstyle.tracing.attribution import attribution_patching
 from mechstyle.tracing.causal_trace import causal_trace
 from mechstyle.tracing.logit_lens import logit_lens
 from mechstyle.tracing.patching import activation_patching
@@ -32,15 +33,16 @@ LONG = Fact("The day was long. " * 20 + "{} plays the", "Miles Davis", " trumpet
 
 @dataclass(frozen=True)
 class Front:
-    """A function with arguments that are right."""
+    """A function with arguments that are right, and the names of those that it then does not use."""
 
     call: Callable[..., object]
     given: tuple[object, ...]
     options: Mapping[str, object] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def takes(self, name: str) -> bool:
         """Whether the function has an argument of this name."""
-        return name in inspect.signature(self.call).parameters
+        return name in inspect.signature(self.call).parameters and name not in self.unused
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ FRONTS = {
     "activation_patching": Front(activation_patching, (FACT, OTHER)),
     "causal_trace": Front(causal_trace, (FACT,)),
     "path_patching": Front(path_patching, (FACT, OTHER), {"receivers": [Receiver(None, "logits")]}),
+    "attribution of a fact": Front(attribution_patching, (FACT,)),
+    "attribution of prompts": Front(
+        attribution_patching, (FACT, OTHER), unused=("corruption", "samples", "seed")
+    ),
     "logit_lens": Front(logit_lens, (FACT,)),
     "saliency": Front(saliency, (FACT,)),
     "trace_facts": Front(trace_facts, ([FACT],), {"skip_unknown": False}),
