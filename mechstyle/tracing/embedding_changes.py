@@ -206,7 +206,7 @@ def tokens_of(encoded: EncodedPrompt, where: Where) -> range:
 
     Raises:
         TextError: the prompt has no such token, or has the words several times.
-        RangeError: the index is none of the prompt's tokens.
+        RangeError: the index is negative.
         InputError: it is neither a number nor text.
 
     Example:
@@ -214,8 +214,10 @@ def tokens_of(encoded: EncodedPrompt, where: Where) -> range:
         range(1, 2)
     """
     if isinstance(where, int) and not isinstance(where, bool):
-        if not 0 <= where < encoded.n_prompt:
-            raise RangeError(f"tokens: expected an index from 0 to {encoded.n_prompt - 1}, got {where}.")
+        if where < 0:
+            raise RangeError(f"tokens: expected an index of 0 or more, got {where}.")
+        if where >= encoded.n_prompt:
+            raise TextError(f"tokens: the prompt has {encoded.n_prompt} tokens, so none is number {where}.")
         return range(where, where + 1)
     if not isinstance(where, str):
         raise InputError(f"tokens: expected an index, a role or words of the prompt, got {where!r}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -85,13 +85,13 @@ def embedding_effects(
     )  # fmt: skip
     for number, (fact, asked) in enumerate(shown):
         asking = asked.given()
-        generator = torch.Generator().manual_seed(_stream(seed, number))
+        generator = torch.Generator().manual_seed(_stream(seed, number, "control"))
         about = {"fact": number, "prompt": fact.prompt, "target": fact.target, "relation": fact.relation}
         own = asking.embeddings()
         made: dict[str, Tensor] = {}
         for name, change in changes.items():
             try:
-                prompt = Embedded(model, fact, asking.encoded, seed + number)
+                prompt = Embedded(model, fact, asking.encoded, _stream(seed, number, "change"))
                 made[name] = applied(change, prompt, own.expand(samples, -1, -1))
             except TextError:
                 left_out[name] += 1
@@ -214,9 +214,10 @@ def _check(facts: Sequence[Fact], changes: Changes, metric: str, samples: int) -
     require_positive("samples", samples)
 
 
-def _stream(seed: int, number: int) -> int:
-    """A seed for the controls of one fact that no noise has."""
-    return int(np.random.SeedSequence([seed, number, 1]).generate_state(1, np.uint64)[0] >> 1)
+def _stream(seed: int, number: int, use: Literal["change", "control"]) -> int:
+    """A seed of one fact's draws: changes and controls, facts, and runs with another seed share none."""
+    entropy = [seed, number, int(use == "control")]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _random_like(

@@ -67,13 +67,23 @@ def test_a_swap_undoes_itself_and_does_not_care_which_word_is_first(tiny_model: 
 
 
 def test_noise_on_the_whole_subject_is_the_corruption_of_a_trace(tiny_model: HookedTransformer) -> None:
-    noise = GaussianNoise(multiple=2.0, sigma=0.3)
-    trace = causal_trace(tiny_model, FACT, kinds=("resid",), corruption=noise, samples=4, seed=5)
-    frame = embedding_effects(
-        tiny_model, [FACT], {"noise": CorruptTokens("subject", noise)}, samples=4, seed=5
-    )
+    subject = encode_fact(tiny_model, FACT).subject
+    assert subject is not None
+    draws = torch.randn(4, len(subject), tiny_model.cfg.d_model, generator=torch.Generator().manual_seed(5))
+    noise = GaussianNoise(draws=0.6 * draws)
+    trace = causal_trace(tiny_model, FACT, kinds=("resid",), corruption=noise)
+    frame = embedding_effects(tiny_model, [FACT], {"noise": CorruptTokens("subject", noise)}, samples=4)
     np.testing.assert_allclose(frame["changed"], trace.corrupted.values, atol=1e-6)
     np.testing.assert_allclose(frame["clean"], trace.clean, atol=1e-6)
+
+
+def test_facts_and_seeds_share_no_draws(tiny_model: HookedTransformer) -> None:
+    noise = {"noise": CorruptTokens("subject", GaussianNoise(sigma=0.3))}
+    runs = [
+        embedding_effects(tiny_model, [FACT] * 3, noise, samples=2, seed=seed)["changed"]
+        for seed in (0, 1, 2)
+    ]
+    assert np.unique(np.concatenate(runs)).size == 3 * 3 * 2
 
 
 def test_single_tokens_get_the_same_draws_and_no_other_token_moves(tiny_model: HookedTransformer) -> None:
@@ -128,7 +138,8 @@ def test_tokens_are_named_by_index_role_or_words(
 @pytest.mark.parametrize(
     ("where", "error", "message"),
     [
-        (99, RangeError, "tokens: expected an index from 0 to"),
+        (99, TextError, "tokens: the prompt has . tokens, so none is number 99"),
+        (-1, RangeError, "tokens: expected an index of 0 or more, got -1"),
         (True, InputError, "tokens: expected an index, a role or words of the prompt, got True"),
         ("bos", TextError, "tokens: the prompt has no 'bos'; its tokens are 'The'"),
         ("guitar", TextError, "'guitar' does not occur in the prompt"),
