@@ -35,19 +35,25 @@ if TYPE_CHECKING:
     from mechstyle.sites import Site
     from mechstyle.study import StudyConfig, run_study
     from mechstyle.study.editability import localisation_vs_editability
+    from mechstyle.study.localisation import LocalisationCheck
     from mechstyle.tracing.aggregate import average_by_role, suggest_layers
     from mechstyle.tracing.attribution import attribution_patching
     from mechstyle.tracing.causal_trace import causal_trace
-    from mechstyle.tracing.compare_models import compare_models
-    from mechstyle.tracing.compare_prompts import compare_prompts
+    from mechstyle.tracing.compare_models import ModelComparison, compare_models
+    from mechstyle.tracing.compare_prompts import PromptComparison, compare_prompts
     from mechstyle.tracing.corruption import GaussianNoise, UniformNoise
-    from mechstyle.tracing.logit_lens import logit_lens
+    from mechstyle.tracing.embedding_changes import CorruptTokens, SwapWords
+    from mechstyle.tracing.embedding_removal import ErasePredictor, RemoveDirection
+    from mechstyle.tracing.embeddings import average_effects, embedding_effects
+    from mechstyle.tracing.logit_lens import LogitLens, logit_lens
     from mechstyle.tracing.patching import activation_patching, normalized_effect
     from mechstyle.tracing.path_ends import Receiver
     from mechstyle.tracing.path_patching import path_patching
     from mechstyle.tracing.rank_correlation import rank_correlation
+    from mechstyle.tracing.relatedness import ease_of_recall, relatedness
     from mechstyle.tracing.replacement import MeanAblation, TokenReplacement
-    from mechstyle.tracing.saliency import saliency
+    from mechstyle.tracing.saliency import Saliency, saliency
+    from mechstyle.tracing.subject_variants import average_variants, subject_variants
     from mechstyle.tracing.targets import Contrast
     from mechstyle.tracing.trace import Trace
     from mechstyle.tracing.trace_facts import trace_facts
@@ -57,10 +63,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Contrast": "tracing.targets",
+    "CorruptTokens": "tracing.embedding_changes",
     "Covariance": "editing.covariance",
     "EditCache": "editing.memory",
     "EditRequest": "facts",
     "EditSet": "editing.edit",
+    "ErasePredictor": "tracing.embedding_removal",
     "Fact": "facts",
     "FinetuneOptions": "editing.finetune_options",
     "GaussianNoise": "tracing.corruption",
@@ -69,12 +77,19 @@ _HOMES = {
     "InContextEdit": "editing.memory",
     "KnowledgeNeurons": "editing.neurons",
     "Ledger": "editing.ledger",
+    "LocalisationCheck": "study.localisation",
+    "LogitLens": "tracing.logit_lens",
     "MeanAblation": "tracing.replacement",
+    "ModelComparison": "tracing.compare_models",
     "ModelInfo": "models",
+    "PromptComparison": "tracing.compare_prompts",
     "Receiver": "tracing.path_ends",
+    "RemoveDirection": "tracing.embedding_removal",
+    "Saliency": "tracing.saliency",
     "Scores": "evaluation.scores",
     "Site": "sites",
     "StudyConfig": "study",
+    "SwapWords": "tracing.embedding_changes",
     "TargetOptions": "editing.target_options",
     "TokenReplacement": "tracing.replacement",
     "Trace": "tracing.trace",
@@ -85,12 +100,16 @@ _HOMES = {
     "alphaedit": "editing.batch_methods",
     "attribution_patching": "tracing.attribution",
     "average_by_role": "tracing.aggregate",
+    "average_effects": "tracing.embeddings",
+    "average_variants": "tracing.subject_variants",
     "cached_covariance": "editing.covariance_cache",
     "causal_trace": "tracing.causal_trace",
     "compare_models": "tracing.compare_models",
     "compare_prompts": "tracing.compare_prompts",
     "covariance": "editing.covariance",
+    "ease_of_recall": "tracing.relatedness",
     "edit_cache": "editing.memory_editors",
+    "embedding_effects": "tracing.embeddings",
     "emmet": "editing.batch_methods",
     "evaluate": "evaluation.scores",
     "export_hf": "models",
@@ -111,10 +130,12 @@ _HOMES = {
     "path_patching": "tracing.path_patching",
     "perplexity": "evaluation.collateral",
     "rank_correlation": "tracing.rank_correlation",
+    "relatedness": "tracing.relatedness",
     "rome": "editing.methods",
     "run_study": "study",
     "saliency": "tracing.saliency",
     "sample_contexts": "editing.keys",
+    "subject_variants": "tracing.subject_variants",
     "suggest_hparams": "editing.suggest",
     "suggest_layers": "tracing.aggregate",
     "trace_facts": "tracing.trace_facts",
@@ -123,10 +144,12 @@ _MODULES = ("datasets", "errors", "organisms", "plot", "requests")
 
 __all__ = [
     "Contrast",
+    "CorruptTokens",
     "Covariance",
     "EditCache",
     "EditRequest",
     "EditSet",
+    "ErasePredictor",
     "Fact",
     "FinetuneOptions",
     "GaussianNoise",
@@ -135,12 +158,19 @@ __all__ = [
     "InContextEdit",
     "KnowledgeNeurons",
     "Ledger",
+    "LocalisationCheck",
+    "LogitLens",
     "MeanAblation",
+    "ModelComparison",
     "ModelInfo",
+    "PromptComparison",
     "Receiver",
+    "RemoveDirection",
+    "Saliency",
     "Scores",
     "Site",
     "StudyConfig",
+    "SwapWords",
     "TargetOptions",
     "TokenReplacement",
     "Trace",
@@ -152,13 +182,17 @@ __all__ = [
     "alphaedit",
     "attribution_patching",
     "average_by_role",
+    "average_effects",
+    "average_variants",
     "cached_covariance",
     "causal_trace",
     "compare_models",
     "compare_prompts",
     "covariance",
     "datasets",
+    "ease_of_recall",
     "edit_cache",
+    "embedding_effects",
     "emmet",
     "errors",
     "evaluate",
@@ -182,11 +216,13 @@ __all__ = [
     "perplexity",
     "plot",
     "rank_correlation",
+    "relatedness",
     "requests",
     "rome",
     "run_study",
     "saliency",
     "sample_contexts",
+    "subject_variants",
     "suggest_hparams",
     "suggest_layers",
     "trace_facts",

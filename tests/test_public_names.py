@@ -13,17 +13,20 @@ import pytest
 import mechstyle
 
 PINNED = {
-    "Contrast", "Covariance", "EditCache", "EditRequest", "EditSet", "Fact", "FinetuneOptions",
-    "GaussianNoise", "HealthCheck", "Hyperparameters", "InContextEdit", "KnowledgeNeurons", "Ledger",
-    "MeanAblation", "ModelInfo", "Receiver", "Scores", "Site", "StudyConfig", "TargetOptions",
-    "TokenReplacement", "Trace", "TraceSet", "UniformNoise", "WeightEdit", "__version__",
-    "activation_patching", "alphaedit", "attribution_patching", "average_by_role", "cached_covariance",
-    "causal_trace", "compare_models", "compare_prompts", "covariance", "datasets", "edit_cache", "emmet",
-    "errors", "evaluate", "export_hf", "finetune", "fingerprint", "gradient_log", "hyperparameters",
-    "in_context_edit", "knowledge_neurons", "list_models", "load_edit", "load_model",
-    "localisation_vs_editability", "logit_lens", "memit", "neuron_edit", "normalized_effect", "organisms",
-    "path_patching", "perplexity", "plot", "rank_correlation", "requests", "rome", "run_study", "saliency",
-    "sample_contexts", "suggest_hparams", "suggest_layers", "trace_facts",
+    "Contrast", "CorruptTokens", "Covariance", "EditCache", "EditRequest", "EditSet", "ErasePredictor",
+    "Fact", "FinetuneOptions", "GaussianNoise", "HealthCheck", "Hyperparameters", "InContextEdit",
+    "KnowledgeNeurons", "Ledger", "LocalisationCheck", "LogitLens", "MeanAblation", "ModelComparison",
+    "ModelInfo", "PromptComparison", "Receiver", "RemoveDirection", "Saliency", "Scores", "Site",
+    "StudyConfig", "SwapWords", "TargetOptions", "TokenReplacement", "Trace", "TraceSet", "UniformNoise",
+    "WeightEdit", "__version__", "activation_patching", "alphaedit", "attribution_patching",
+    "average_by_role", "average_effects", "average_variants", "cached_covariance", "causal_trace",
+    "compare_models", "compare_prompts", "covariance", "datasets", "ease_of_recall", "edit_cache",
+    "embedding_effects", "emmet", "errors", "evaluate", "export_hf", "finetune", "fingerprint",
+    "gradient_log", "hyperparameters", "in_context_edit", "knowledge_neurons", "list_models", "load_edit",
+    "load_model", "localisation_vs_editability", "logit_lens", "memit", "neuron_edit", "normalized_effect",
+    "organisms", "path_patching", "perplexity", "plot", "rank_correlation", "relatedness", "requests", "rome",
+    "run_study", "saliency", "sample_contexts", "subject_variants", "suggest_hparams", "suggest_layers",
+    "trace_facts",
 }  # fmt: skip
 
 SIGNATURES = {
