@@ -16,6 +16,7 @@ from mechstyle.facts import EditRequest, Fact
 from mechstyle.study.editability import localisation_vs_editability
 from mechstyle.tokens import encode_fact
 from mechstyle.tracing import GaussianNoise, Trace, causal_trace
+from mechstyle.tracing.attribution import attribution_patching
 from mechstyle.tracing.compare_prompts import compare_prompts
 from mechstyle.tracing.corruption import UniformNoise
 from mechstyle.tracing.embedding_changes import CorruptTokens, SwapWords
@@ -54,6 +55,7 @@ CHANGES: Final[Mapping[str, Any]] = MappingProxyType(
     }
 )
 TRACING_ROOMS: Final = (
+    "mechstyle.tracing.attribution",
     "mechstyle.tracing.compare_prompts",
     "mechstyle.tracing.corruption",
     "mechstyle.tracing.embedding_removal",
@@ -115,6 +117,12 @@ TRACING_CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "activation_patching of whole runs": lambda model, folder: activation_patching(
             model, FACT, OTHER, tokens={"subject": [3, 4]}, engine="whole", metric="neg_kl"
         ),
+        "attribution_patching": lambda model, folder: attribution_patching(
+            model, FACT, kinds=("resid", "mlp", "head", "pattern", "severed_attn"), samples=2, check=3
+        ),
+        "attribution_patching of two prompts": lambda model, folder: attribution_patching(
+            model, FACT, OTHER, method="integrated", steps=2, direction="noising", check=2
+        ),
         "causal_trace of all kinds": lambda model, folder: causal_trace(
             model, FACT, kinds=tuple(KINDS), neuron_layer=1, samples=2, corruption=UniformNoise(width=0.5)
         ),
@@ -153,7 +161,7 @@ TRACING_CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "trace_facts": lambda model, folder: _many(model, folder, 2),
     }
 )
-TRACING_BACKWARD: Final = ("localisation_vs_editability", "saliency")
+TRACING_BACKWARD: Final = ("attribution_patching", "localisation_vs_editability", "saliency")
 TRACING_INSTANT: Final = frozenset(
     {"ErasePredictor.fit", "changed_embeddings", "object_directions"}
     | {name for name in TRACING_CALLS if name.endswith(".embeddings")}
