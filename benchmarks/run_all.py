@@ -17,7 +17,15 @@ from common import of_device
 from tables import markdown
 
 HERE = Path(__file__).parent
-TRACING = ("trace_resid", "trace_windows", "scaling")
+TRACING = (
+    "trace_resid",
+    "trace_windows",
+    "trace_heads",
+    "path_patching",
+    "attribution",
+    "many_facts",
+    "scaling",
+)
 EDITING = ("rome_target", "covariance", "rome_edit", "memit_edits", "many_edits")
 LONG = ("memit_published",)
 """Runs only by name: it takes longer than all others together."""

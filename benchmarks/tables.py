@@ -19,6 +19,17 @@ FLAT_COLUMNS = (
     "memory",
     "at most",
 )
+FACTS_COLUMNS = (
+    "many facts",
+    "facts a minute",
+    "seconds",
+    "averaging",
+    "last / first",
+    "at most",
+    "FLOPs",
+    "left in memory",
+    "at most",
+)
 PLOTS = {
     "scaling": "seconds against tokens, layers and draws",
     "many_edits": "seconds against edits, one after the other and in one batch",
@@ -45,14 +56,16 @@ def markdown(rows: Sequence[Row], sections: Mapping[str, Sequence[str]], suffix:
             continue
         parts += [f"## {heading}", ""]
         kinds: list[tuple[Sequence[str], Callable[[Row], bool], Callable[[Row], list[str]]]] = [
-            (RATIO_COLUMNS, lambda row: "slopes" not in row and "parts" not in row, _ratios),
+            (RATIO_COLUMNS, lambda row: not {"slopes", "parts", "facts_a_minute"} & set(row), _ratios),
             (FLAT_COLUMNS, lambda row: "parts" in row, _flat),
+            (FACTS_COLUMNS, lambda row: "facts_a_minute" in row, _facts),
             (GROWTH_COLUMNS, lambda row: "slopes" in row, _growth),
         ]
         for columns, belongs, cells in kinds:
             chosen = [row for row in own if belongs(row)]
             lines = [[*cells(row), f"{row['date']} ({machines.index(_machine(row)) + 1})"] for row in chosen]
             parts += [*_table((*columns, "measured"), lines), ""] if lines else []
+        parts += _ranks([row for row in own if "rank_correlation" in row])
         measured = {row["script"] for row in own}
         for name, text in PLOTS.items():
             parts += [f"![{text}]({name}{suffix}.svg)", ""] if name in measured else []
@@ -99,6 +112,32 @@ def _growth(one: Row) -> list[str]:
         f"{one['slopes']['peak']:.2f}",
         ", ".join(f"{value:.3g}" for value in one["all_peak_mib"]),
     ]
+
+
+def _facts(one: Row) -> list[str]:
+    return [
+        one["work"],
+        f"**{one['facts_a_minute']:.0f}**",
+        f"{one['seconds']:.0f}",
+        f"{one['averaging_seconds']:.1f}",
+        f"{one['slower']:.2f}",
+        f"{one['most_slower']:g}",
+        f"{1 / one['flop_ratio']:.2f}",
+        f"{one['memory_growth']:.2f} x {one['trace_kib']:.3g} KiB",
+        f"{one['most_memory_growth']:g}",
+    ]
+
+
+def _ranks(rows: Sequence[Row]) -> list[str]:
+    """How well estimates order the cells: Spearman correlation with exact ones, mean over facts."""
+    if not rows:
+        return []
+    kinds = list(rows[0]["rank_correlation"])
+    lines = []
+    for kind in kinds:
+        found = [row["rank_correlation"][kind] for row in rows]
+        lines.append([kind, *(f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in found)])
+    return [*_table(("rank correlation", *(row["work"].split(",")[0] for row in rows)), lines), ""]
 
 
 def _flat(one: Row) -> list[str]:

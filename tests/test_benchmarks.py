@@ -19,7 +19,17 @@ from mechstyle.editing.covariance import covariance
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
-COMPARISONS = ("trace_resid", "trace_windows", "rome_target", "covariance", "rome_edit", "memit_edits")
+COMPARISONS = (
+    "trace_resid",
+    "trace_windows",
+    "trace_heads",
+    "path_patching",
+    "rome_target",
+    "covariance",
+    "rome_edit",
+    "memit_edits",
+    pytest.param("attribution", marks=pytest.mark.slow),
+)
 PROMISED = set(
     "work ratio gate aim seconds baseline_seconds flop_ratio flops baseline_flops peak_mib "
     "device dtype threads versions date problem".split()

@@ -65,7 +65,15 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    ["read_a_trace", "trace_many_facts", "compare_traces", "corruptions_and_targets", "stack_and_undo"],
+    [
+        "read_a_trace",
+        "read_a_prompt",
+        "patching",
+        "trace_many_facts",
+        "compare_traces",
+        "corruptions_and_targets",
+        "stack_and_undo",
+    ],
 )
 def test_how_to_pages_on_the_organism_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
