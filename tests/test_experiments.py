@@ -104,6 +104,45 @@ def test_the_smoke_run_of_embeddings_puts_a_control_beside_every_change(tmp_path
 
 
 @pytest.mark.slow
+def test_the_smoke_run_of_localisation_explains_success_by_layer_and_trace(tmp_path: Path) -> None:
+    _smoke_run("03_localisation_vs_editability", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    assert results["facts"] + results["skipped"] == results["config"]["n"]
+    assert [row["layer"] for row in results["layers"]] == [str(one) for one in results["config"]["layers"]]
+    assert results["layers"][-1]["success"][0] == pytest.approx(0.0, abs=1e-6)  # by construction
+    assert {row["explained by"] for row in results["variance"]} == {
+        "the layer alone",
+        "the trace alone",
+        "both",
+        "added by tracing",
+    }
+    assert (tmp_path / "out" / "figure.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_smoke_run_of_where_are_facts_has_a_peak_for_every_kind_and_a_figure(tmp_path: Path) -> None:
+    _smoke_run("01_where_are_facts", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    assert 0 < results["facts"] <= results["config"]["n"]
+    found = results["organism-m"]
+    places = {(row["kind"], row["role"]) for row in found["peaks"]}
+    roles = ("whole subject", "last subject token", "last prompt token")
+    assert places >= {(kind, role) for kind in results["config"]["kinds"] for role in roles}
+    assert max(row["effect"][0] for row in found["peaks"]) <= found["totals"]["total effect"][0] + 1e-6
+    assert (tmp_path / "out" / "figure.svg").read_text(encoding="utf-8").count("<polygon") == 9
+
+
+@pytest.mark.slow
+def test_the_smoke_run_of_similar_prompts_tests_every_distance(tmp_path: Path) -> None:
+    _smoke_run("02_do_similar_prompts_trace_alike", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    for view in ("shape", "size", "shape, mlp alone"):
+        assert len(results[view]["tests"]) == 8
+        assert all(0 < float(row["p"]) <= 1 for row in results[view]["tests"])
+    assert (tmp_path / "out" / "figure.svg").exists()
+
+
+@pytest.mark.slow
 def test_the_smoke_run_of_one_formula_finds_the_identities_true(tmp_path: Path) -> None:
     _smoke_run("05_one_formula", tmp_path / "out")
     results = _results(tmp_path / "out")

@@ -39,7 +39,7 @@ __all__ = ["write_trace_report"]
 TEMPLATE = "traces.html.j2"
 FIRST = 12
 """Facts with maps of their own."""
-MOST_ROWS = 500
+MOST_ROWS = 200
 GRID = ("token", "layer")
 
 
