@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from mechstyle.errors import ModelError
-from mechstyle.models import HookedModel, provenance
-from mechstyle.tokens import EncodedPrompt
+from mechstyle.models import HookedModel
 from mechstyle.tracing.answer import Question
+from mechstyle.tracing.assembly import Variable, assemble
 from mechstyle.tracing.engines import clean_run
 from mechstyle.tracing.grid import Cell, token_sets
 from mechstyle.tracing.kinds import TracedKind
@@ -82,22 +79,16 @@ def run_cells(model: HookedModel, setup: Setup, plan: Plan, *, progress: bool = 
             return _filled(model, setup, plan, question, cells, empty, rows, lambda n: bar.advance(task, n))
 
         total = reduce(_Values.plus, (values(one.question).times(one.weight) for one in setup.questions))
-    settings = {**setup.record, **plan.record(), "knows": total.knows, "max_batch": rows}
+    settings = {**plan.record(), "knows": total.knows, "max_batch": rows}
     settings["tokens"] = None if named is None else {name: list(found) for name, found in named.items()}
-    places = setup.encoded.n_prompt if named is None else len(named)
-    return Trace(
-        xr.Dataset(
-            {kind.name: _variable(kind, total.grids[kind.name], setup, plan) for kind in plan.kinds},
-            coords={
-                "sample": np.arange(setup.samples),
-                "token": np.arange(places),
-                **_coordinates(plan),
-                **_names(setup.encoded, named),
-                "clean": ((), total.clean),
-                "corrupted": ("sample", total.corrupted),
-            },
-            attrs={"provenance": json.dumps(provenance(model, **settings), sort_keys=True)},
-        )
+    return assemble(
+        model,
+        setup,
+        {kind.name: _variable(kind, total.grids[kind.name], setup, plan) for kind in plan.kinds},
+        clean=total.clean,
+        corrupted=total.corrupted,
+        sets=named,
+        settings=settings,
     )
 
 
@@ -136,27 +127,7 @@ def _filled(
     return _Values(score, corrupted, grids, question.greedy(clean.logits))
 
 
-def _variable(
-    kind: TracedKind, grid: NDArray[np.float64], setup: Setup, plan: Plan
-) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, Any]]:
+def _variable(kind: TracedKind, grid: NDArray[np.float64], setup: Setup, plan: Plan) -> Variable:
     done = "restored" if plan.direction == "denoising" else "corrupted"
-    about = {"long_name": f"{setup.record['metric']} with {kind.name} {done}", "units": setup.units}
-    return kind.dims, grid, about | ({"layer": plan.neuron_layer} if kind.one_layer else {})
-
-
-def _coordinates(plan: Plan) -> dict[str, NDArray[np.int64]]:
-    """Numbers along the axes that the kinds have: layers, heads, neurons."""
-    found = dict[str, NDArray[np.int64]]()
-    for kind in plan.kinds:
-        found |= dict(zip(kind.dims[2:], map(np.arange, plan.shape(kind, 1)[1:]), strict=True))
-    return found
-
-
-def _names(encoded: EncodedPrompt, sets: Mapping[str, object] | None) -> dict[str, tuple[str, Any]]:
-    """What the places on the token axis are called."""
-    strings = encoded.strings[: encoded.n_prompt] if sets is None else tuple(sets)
-    roles = encoded.roles if sets is None else tuple(sets)
-    return {
-        "token_str": ("token", np.array(strings, dtype=object)),
-        "role": ("token", np.array(roles, dtype=object)),
-    }
+    about: dict[str, str | int | None] = {"long_name": f"{setup.record['metric']} with {kind.name} {done}"}
+    return Variable(kind.dims, grid, about | ({"layer": plan.neuron_layer} if kind.one_layer else {}))

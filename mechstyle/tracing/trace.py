@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -15,6 +14,7 @@ from mechstyle.errors import FileError, InputError
 from mechstyle.files import atomic_write
 from mechstyle.metrics import interval
 from mechstyle.tracing.kinds import TRAILING_DIMS
+from mechstyle.tracing.measured import Measured
 
 __all__ = ["Trace"]
 
@@ -24,7 +24,7 @@ CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(Measured):
     """What one state of one run does in another: of the clean run in corrupted ones, or the reverse.
 
     Attributes:
@@ -38,8 +38,6 @@ class Trace:
         >>> trace = causal_trace(model, fact)
         >>> trace.indirect_effect("mlp").sel(token=trace.token("last subject token")).idxmax()
     """
-
-    data: xr.Dataset
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -60,20 +58,6 @@ class Trace:
             coords={"sample": self.data["sample"]},
             name="corrupted",
         )
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Model fingerprint, versions, seed and every setting of the trace."""
-        found = json.loads(self.data.attrs["provenance"])
-        assert isinstance(found, dict)
-        return found
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of the trace, as in the provenance: metric, window, samples, seed and others."""
-        found = self.provenance["settings"]
-        assert isinstance(found, dict)
-        return found
 
     @property
     def knows(self) -> bool:
