@@ -77,16 +77,16 @@ def one_fact(model: Any, baseline: str, *, gate: float, aim: float) -> Case:
 def on_organism(options: Options) -> Iterator[dict[str, Any]]:
     """Facts that the organism knows: exact cells by resumed runs, and both estimates of them."""
     model = ms.load_model(ORGANISM, device=options.device)
-    facts, checked = known(model, 2 if options.quick else FACTS), 4 if options.quick else CHECKED
+    n_facts, samples, steps, checked = (1, 2, 2, 4) if options.quick else (FACTS, SAMPLES, STEPS, CHECKED)
+    facts = known(model, n_facts)
     for method in ("gradient", "integrated"):
-        estimated = partial(attribution_patching, model, method=method, steps=STEPS, check=0)
-        exact = partial(ms.causal_trace, model, metric="logprob")
+        estimated = partial(attribution_patching, model, method=method, steps=steps, samples=samples, check=0)
+        exact = partial(ms.causal_trace, model, metric="logprob", samples=samples)
         pairs: list[tuple[ms.Trace, ms.Trace]] = []
         found = measure(over(facts, method, estimated, exact, pairs), options)
         whole = {kind: [rank_correlation(*pair, kind).value for pair in pairs] for kind in KINDS}
-        some = sampled(
-            [estimated(one, kinds=MORE, neuron_layer=NEURON_LAYER, check=checked) for one in facts]
-        )
+        more = partial(estimated, kinds=MORE, neuron_layer=NEURON_LAYER, samples=1, check=checked)
+        some = sampled([more(one) for one in facts])
         yield {**found, "rank_correlation": summary(whole | some), "sampled_cells": checked}
 
 

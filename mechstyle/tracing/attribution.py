@@ -73,7 +73,7 @@ def attribution_patching(
         kinds: "resid", "mlp", "attn" (windows), "severed_mlp", "severed_attn", "head", "q", "k", "v",
             "pattern" (one head's row of one query token), "neuron".
         direction: "denoising" puts clean states into the corrupted run, "noising" corrupted states into the
-            clean one.
+            clean one. A clean run that is sure of its answer has hardly a gradient: take "integrated" there.
         metric: with a gradient: "logprob", "prob", "neg_kl", or a function of the answer's logits.
         answer: None is the fact's target; "predicted" the model's own top token; else a continuation or a
             Contrast.

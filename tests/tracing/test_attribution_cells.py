@@ -77,7 +77,10 @@ def test_every_cell_is_its_first_order_effect_by_a_loop_over_cells(architectures
     model = architectures(kind)
     noise, n_layers = draws(model, 1), int(model.cfg.n_layers)
     clean, corrupted = sides(model, noise[0])
-    for direction, base, source in (("denoising", corrupted, clean), ("noising", clean, corrupted)):
+    both = kind in ("gpt2", "gptj", "llama-gqa")
+    for direction, base, source in (("denoising", corrupted, clean), ("noising", clean, corrupted))[
+        : 1 + both
+    ]:
         trace = estimated(model, noise, direction=direction)
         patching = Patching(model, base, source, answer_logprob(model))
         assert trace.clean == pytest.approx(patching.score(clean), abs=1e-10)
@@ -85,7 +88,7 @@ def test_every_cell_is_its_first_order_effect_by_a_loop_over_cells(architectures
         for number, name in enumerate(trace.kinds):
             effects = trace.indirect_effect(name, reduce=None).values[0]
             assert np.abs(effects).max() > 1e-3
-            for cell in some_cells(trace, name, 2, number):
+            for cell in some_cells(trace, name, 1, number):
                 wanted = patching.first_order(set_by(name, cell, n_layers))
                 assert effects[cell] == pytest.approx(wanted, abs=1e-9), (name, cell)
 

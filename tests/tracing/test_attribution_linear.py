@@ -87,7 +87,7 @@ def require_exact(
     kind: str,
     *,
     window: int = 1,
-    some: int = 4,
+    some: int = 2,
     layer: int | None = None,
 ) -> None:
     """Compare some cells under every draw with whole runs of one cell each.
