@@ -18,12 +18,11 @@ Models = Callable[..., HookedTransformer]
 
 @pytest.mark.parametrize(("number", "kind"), list(enumerate([*KINDS, "mistral-local"])))
 def test_both_engines_equal_one_run_a_cell(architectures: Models, kind: str, number: int) -> None:
-    check(architectures(kind), CASES[number % len(CASES)], torch.float64, count=5)
+    check(architectures(kind), CASES[number % len(CASES)], torch.float64, count=4)
 
 
-@pytest.mark.parametrize("kind", ["gptj", "llama-gqa"])
-def test_both_engines_equal_one_run_a_cell_in_single_precision(architectures: Models, kind: str) -> None:
-    check(architectures(kind, torch.float32), CASES[1], torch.float32, count=2)
+def test_both_engines_equal_one_run_a_cell_in_single_precision(architectures: Models) -> None:
+    check(architectures("llama-gqa", torch.float32), CASES[1], torch.float32, count=2)
 
 
 @pytest.mark.slow
@@ -36,7 +35,7 @@ def test_both_engines_equal_one_run_a_cell_in_every_case(
     check(architectures(kind, dtype), case, dtype, count=40)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "neox", "qwen2"])
+@pytest.mark.parametrize("kind", ["neox", "qwen2"])
 def test_in_bf16_cells_are_those_of_exact_arithmetic_but_for_rounding(
     architectures: Models, kind: str
 ) -> None:

@@ -68,19 +68,17 @@ def test_states_with_other_axes_are_refused(architectures: Models, monkeypatch: 
         traced(model, CASES[0], kinds=("k",), engine="whole")
 
 
-@pytest.mark.parametrize("kind", ["phi", "llama-gqa"])
-def test_hooks_of_the_user_count_in_every_kind(architectures: Models, kind: str) -> None:
+def test_hooks_of_the_user_count_in_every_kind(architectures: Models) -> None:
     """The same hooks by both engines; the textbook runs with them as well."""
-    model = copy.deepcopy(architectures(kind))
+    model = copy.deepcopy(architectures("phi"))
     model.add_hook("blocks.1.attn.hook_z", lambda state, hook: state * 1.5)
     model.add_hook("blocks.0.hook_mlp_out", lambda state, hook: state * 0.5)
     assert traced(model, CASES[0], kinds=("head",)).settings["engine"] == "whole"
     check(model, CASES[0], torch.float64, count=2)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama-gqa"])
-def test_every_kind_may_be_traced_on_a_processed_model(architectures: Models, kind: str) -> None:
-    model = copy.deepcopy(architectures(kind))
+def test_every_kind_may_be_traced_on_a_processed_model(architectures: Models) -> None:
+    model = copy.deepcopy(architectures("gpt2"))
     model.process_weights_()
     check(model, CASES[0], torch.float64, count=2)
 
