@@ -16,7 +16,7 @@ from mechstyle.facts import Fact
 from mechstyle.models import HookedModel, fingerprint
 from mechstyle.tracing.aggregate import band
 from mechstyle.tracing.aligned import Aligned, align
-from mechstyle.tracing.mantel import FEWEST, mantel
+from mechstyle.tracing.mantel import FEWEST, mantel_each
 from mechstyle.tracing.prompt_distances import model_distances, relation_of, text_distances
 from mechstyle.tracing.trace import Trace
 
@@ -113,8 +113,8 @@ def compare_prompts(
             )
         prompts |= model_distances(model, facts, layer=layer, prepend_bos=bos)
     distances = trace_distances(aligned, measure=measure)
-    tests = [mantel(distances, other, permutations=permutations, seed=seed) for other in prompts.values()]
-    table = pd.DataFrame(tests, index=pd.Index(prompts, name="distance"))
+    tests = mantel_each(distances, prompts, permutations=permutations, seed=seed)
+    table = pd.DataFrame(list(tests.values()), index=pd.Index(tests, name="distance"))
     return PromptComparison(
         facts=tuple(facts),
         distances=distances,

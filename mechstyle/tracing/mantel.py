@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from mechstyle.errors import InputError, RangeError
 
-__all__ = ["Mantel", "mantel", "require_distances"]
+__all__ = ["FEWEST", "Mantel", "mantel", "mantel_each", "require_distances"]
 
 Distances = Float[NDArray[np.float64], "item item"]
 FEWEST = 4
@@ -37,7 +38,7 @@ class Mantel:
 def mantel(first: Distances, second: Distances, *, permutations: int = 9999, seed: int = 0) -> Mantel:
     """Test whether large distances of one set go with large distances of the other (Mantel 1967).
 
-    The things of the second set are permuted, so that distances that share a thing stay together. The test is
+    The things of the first set are permuted, so that distances that share a thing stay together. The test is
     one-sided, and its p = (k + 1) / (n + 1) is exact: it is never 0 (Phipson and Smyth 2010).
 
     Raises:
@@ -48,33 +49,53 @@ def mantel(first: Distances, second: Distances, *, permutations: int = 9999, see
         >>> mantel(trace_distances, prompt_distances).p
         0.0001
     """
-    from scipy.stats import rankdata
+    return mantel_each(first, {"second": second}, permutations=permutations, seed=seed)["second"]
 
-    for name, given in (("first", first), ("second", second)):
+
+def mantel_each(
+    first: Distances, others: Mapping[str, Distances], *, permutations: int = 9999, seed: int = 0
+) -> dict[str, Mantel]:
+    """Test one set of distances against several others, each on its own, with the same permutations.
+
+    Raises:
+        InputError: as `mantel`; the set is named.
+        RangeError: fewer than one permutation.
+
+    Example:
+        >>> mantel_each(trace_distances, {"relation": relations, "prompt": edits})["relation"].p
+        0.0001
+    """
+    for name, given in {"first": first, **others}.items():
         require_distances(name, given)
-    if first.shape != second.shape:
-        raise InputError(f"second: expected as many things as in first, {len(first)}, got {len(second)}.")
+        if given.shape != first.shape:
+            raise InputError(f"{name}: expected as many things as in first, {len(first)}, got {len(given)}.")
     if isinstance(permutations, bool) or not isinstance(permutations, int) or permutations < 1:
         raise RangeError(f"permutations: expected a whole number of at least 1, got {permutations!r}.")
-    rows, columns = np.triu_indices(len(first), 1)
-    centred = []
-    for given in (first, second):
-        ranks = rankdata(given[rows, columns])
-        ranks = ranks - ranks.mean()
-        size = float(np.sqrt(np.square(ranks).sum()))
-        if size == 0:
-            return Mantel(float("nan"), float("nan"), permutations)
-        whole = np.zeros(first.shape)
-        whole[rows, columns] = ranks / size
-        centred.append(whole)
-    upper, other = centred[0], centred[1] + centred[1].T
-    observed = float((upper * other).sum())
+    whole = _centred(first)
+    # Each pair once: the permuted matrix is symmetric.
+    pairs = np.stack([np.triu(_centred(given)).ravel() for given in others.values()])
+    observed = pairs @ whole.ravel()
     rng = np.random.default_rng(seed)
-    at_least = 0
+    at_least = np.zeros(len(pairs), dtype=int)
     for _ in range(permutations):
         order = rng.permutation(len(first))
-        at_least += bool((upper * other[np.ix_(order, order)]).sum() >= observed - TIE)
-    return Mantel(observed, (at_least + 1) / (permutations + 1), permutations)
+        at_least += pairs @ whole.take(order, 0).take(order, 1).ravel() >= observed - TIE
+    told = pairs.any(1) & whole.any()
+    r, p = np.where(told, observed, np.nan), np.where(told, (at_least + 1) / (permutations + 1), np.nan)
+    return {name: Mantel(float(r[row]), float(p[row]), permutations) for row, name in enumerate(others)}
+
+
+def _centred(given: Distances) -> Distances:
+    """Ranks of the distances less their mean, of length one over all pairs; 0 when all are the same."""
+    from scipy.stats import rankdata
+
+    rows, columns = np.triu_indices(len(given), 1)
+    ranks = rankdata(given[rows, columns])
+    ranks = ranks - ranks.mean()
+    size = float(np.sqrt(np.square(ranks).sum()))
+    whole = np.zeros(given.shape)
+    whole[rows, columns] = ranks / size if size > 0 else 0.0
+    return whole + whole.T
 
 
 def require_distances(name: str, given: Distances) -> None:
