@@ -23,6 +23,11 @@ from tests.oracles.attribution_loop import Patching, Side, settings
 
 FACT = Fact("{} plays the", "Miles Davis", " trumpet too")
 WINDOW, LAYER = 3, 1
+LOOPED = [
+    pytest.param(kind, marks=pytest.mark.slow) if kind in ("llama", "mistral", "qwen2") else kind
+    for kind in (*ARCHITECTURES, "mistral-local")
+]
+"""The slow ones have nothing that no other one has."""
 Models = Callable[..., HookedTransformer]
 
 
@@ -72,7 +77,7 @@ def sides(model: Any, draw: Tensor) -> tuple[Side, Side]:
     return Side(ids), Side(ids, draw, tuple(encoded.subject))
 
 
-@pytest.mark.parametrize("kind", [*ARCHITECTURES, "mistral-local"])
+@pytest.mark.parametrize("kind", LOOPED)
 def test_every_cell_is_its_first_order_effect_by_a_loop_over_cells(architectures: Models, kind: str) -> None:
     model = architectures(kind)
     noise, n_layers = draws(model, 1), int(model.cfg.n_layers)
@@ -110,7 +115,7 @@ def test_integrated_is_the_mean_gradient_between_the_embeddings(architectures: M
 
 
 @pytest.mark.parametrize("method", ["gradient", "integrated"])
-@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "neox"])
+@pytest.mark.parametrize("kind", ["gptj", "qwen2"])
 def test_as_the_noise_vanishes_the_estimate_is_what_the_engine_measures(
     architectures: Models, kind: str, method: str
 ) -> None:
