@@ -12,6 +12,8 @@ from transformer_lens import HookedTransformer
 
 from mechstyle.facts import Fact
 from mechstyle.tracing import Trace, causal_trace
+from mechstyle.tracing.patching import activation_patching
+from mechstyle.tracing.targets import Contrast
 from tests.nano import NANO_STATES, nano_model, nano_partials
 
 LETTERS = "ABC"
@@ -90,3 +92,46 @@ def test_a_cell_is_the_run_with_the_shipped_state(
         ]
         np.testing.assert_allclose(trace.data[kind].values[0, :, layer], expected, atol=1e-4, err_msg=name)
     assert trace.data["resid"].values[0, -1, -1] == pytest.approx(trace.clean, abs=1e-5)
+
+
+OF_HEADS = {"q": "q", "k": "k", "v": "v", "pattern": "attSm", "head": None}
+"""Kind of cell -> the shipped activation of layer 0; what a head takes in is its pattern times its values."""
+
+
+def of_heads(shipped: dict[str, Tensor], kind: str, row: int) -> Tensor:
+    """The shipped state of one input, [pos, head, ...], of the tokens of the prompt."""
+    name = OF_HEADS[kind]
+    found = shipped["attSm"][row] @ shipped["v"][row] if name is None else shipped[name][row]
+    return found.transpose(0, 1)[:N_PROMPT]
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("kind", OF_HEADS)
+def test_a_cell_of_one_head_is_the_run_with_its_shipped_state(
+    nano: HookedTransformer, shipped: dict[str, Tensor], kind: str, direction: Any
+) -> None:
+    ids, (clean, corrupted) = shipped["idx"].long(), PAIRS[0]
+    right, wrong = second_letter(shipped, clean), second_letter(shipped, corrupted)
+    one, other = (text_of(ids[row, :N_PROMPT]) for row in (clean, corrupted))
+    answer = Contrast(" " + LETTERS[right], " " + LETTERS[wrong])
+    trace = activation_patching(nano, one, other, answer=answer, kinds=(kind,), direction=direction)
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    state = of_heads(shipped, kind, source)
+    hook = {"pattern": "pattern", "head": "z"}.get(kind, kind)
+    expected = np.empty((N_PROMPT, 3))
+    for token, head in np.ndindex(expected.shape):
+
+        def put(found: Tensor, hook: Any, token: int = token, head: int = head) -> Tensor:
+            if kind == "pattern":
+                found[:, head, token] = state[token, head, :N_PROMPT]
+            else:
+                found[:, token, head] = state[token, head]
+            return found
+
+        with torch.no_grad():
+            logits = nano.run_with_hooks(
+                ids[base : base + 1, :N_PROMPT], fwd_hooks=[(f"blocks.0.attn.hook_{hook}", put)]
+            )
+        expected[token, head] = logits[0, -1, right] - logits[0, -1, wrong]
+    np.testing.assert_allclose(trace.data[kind].values[0, :, 0], expected, atol=3e-4)
+    assert np.ptp(expected) > 0.002
