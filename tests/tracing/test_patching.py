@@ -44,7 +44,7 @@ def test_every_cell_is_one_plain_run(architectures: Models, kind: str, direction
         for text in (CLEAN, CORRUPTED)
     ]
     source, base = sides if direction == "denoising" else sides[::-1]
-    states, own = (cell_loop.run(model, side)[1] for side in (source, base))
+    states, own = (cell_loop.states(model, side) for side in (source, base))
     trace = patched(model, (kind,), direction=direction, answer=" trumpet too")
     grid = trace.data[kind].values[0]
     baseline = trace.clean if direction == "noising" else trace.corrupted.item()
