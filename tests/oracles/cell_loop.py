@@ -36,12 +36,12 @@ PUT: Mapping[str, tuple[str, Write]] = {
     "severed_attn": ("blocks.{}.hook_resid_post", _all),
     "mlp": ("blocks.{}.hook_mlp_out", _all),
     "attn": ("blocks.{}.hook_attn_out", _all),
-    "head": ("blocks.{}.attn.hook_z", _part),
+    "heads": ("blocks.{}.attn.hook_z", _part),
     "q": ("blocks.{}.attn.hook_q", _part),
     "k": ("blocks.{}.attn.hook_k", _part),
     "v": ("blocks.{}.attn.hook_v", _part),
     "pattern": ("blocks.{}.attn.hook_pattern", _row),
-    "neuron": ("blocks.{}.mlp.hook_post", _part),
+    "neurons": ("blocks.{}.mlp.hook_post", _part),
 }
 HELD = {"severed_mlp": "blocks.{}.hook_mlp_out", "severed_attn": "blocks.{}.hook_attn_out"}
 
@@ -81,6 +81,14 @@ def states(model: Any, prompt: Prompt) -> Mapping[str, Tensor]:
     return found
 
 
+def logits(model: Any, prompt: Prompt, edits: Sequence[Edit] = ()) -> Tensor:
+    """Logits [pos, vocab] of one run."""
+    ids = torch.tensor([prompt.ids], device=model.cfg.device)
+    with torch.no_grad():
+        found: Tensor = model.run_with_hooks(ids, fwd_hooks=hooks_of(prompt, edits))
+    return found[0]
+
+
 def cell(
     model: Any,
     source: Mapping[str, Tensor],
@@ -116,7 +124,5 @@ def cell(
 
         return at, edit
 
-    ids = torch.tensor([base.ids], device=model.cfg.device)
-    with torch.no_grad():
-        logits = model.run_with_hooks(ids, fwd_hooks=hooks_of(base, [edit_of(*one) for one in changes]))
-    return score(logits[0], base.ids, n_prompt, metric)
+    found = logits(model, base, [edit_of(*one) for one in changes])
+    return score(found, base.ids, n_prompt, metric)

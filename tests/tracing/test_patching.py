@@ -36,7 +36,7 @@ def patched(model: Any, kinds: tuple[str, ...] = ("resid",), **options: Any) -> 
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("kind", ["head", "k", "pattern"])
+@pytest.mark.parametrize("kind", ["heads", "k", "pattern"])
 def test_every_cell_is_one_plain_run(architectures: Models, kind: str, direction: str) -> None:
     model = architectures("llama-gqa")
     sides = [
@@ -76,7 +76,7 @@ def test_only_the_last_token_counts_after_the_last_layer(architectures: Models) 
 
 
 def test_noising_is_denoising_with_the_prompts_swapped(architectures: Models) -> None:
-    model, kinds = architectures("phi"), ("resid", "head", "v")
+    model, kinds = architectures("phi"), ("resid", "heads", "v")
     noising = patched(model, kinds, direction="noising")
     swapped = patched(model, kinds, clean=CORRUPTED, corrupted=CLEAN)
     for kind in kinds:
@@ -92,14 +92,14 @@ def test_noising_is_denoising_with_the_prompts_swapped(architectures: Models) ->
 def test_where_there_is_one_head_it_is_all_of_attention(random_gpt2: RandomGPT2, tiny_tokenizer: Any) -> None:
     hf = random_gpt2(len(tiny_tokenizer), n_head=1)
     model = load_model(hf, tokenizer=tiny_tokenizer, dtype=torch.float64)
-    trace = patched(model, ("head", "attn"), tokens={**ALL, "last": "last prompt token", "two": [3, 5]})
-    np.testing.assert_allclose(trace.data["head"].values[..., 0], trace.data["attn"].values, atol=1e-9)
+    trace = patched(model, ("heads", "attn"), tokens={**ALL, "last": "last prompt token", "two": [3, 5]})
+    np.testing.assert_allclose(trace.data["heads"].values[..., 0], trace.data["attn"].values, atol=1e-9)
     assert np.ptp(trace.data["attn"].values) > 1e-3
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_a_patched_part_is_a_path_to_the_residual_stream_after_it(architectures: Models, layer: int) -> None:
-    model, kinds = architectures("llama-gqa"), ("head", "mlp")
+    model, kinds = architectures("llama-gqa"), ("heads", "mlp")
     sets = {"all": list(range(FIRST, N_PROMPT)), "one": [4]}
     paths = path_patching(
         model, CLEAN, CORRUPTED, answer=" trumpet", receivers=[Receiver(layer, "resid")], tokens=sets,
@@ -127,7 +127,7 @@ def test_a_contrast_of_tokens_is_the_logit_difference(architectures: Models) -> 
     ]
     wanted = []
     for row in ids:
-        logits = cell_loop.run(model, cell_loop.Prompt(row))[0][-1]
+        logits = cell_loop.logits(model, cell_loop.Prompt(row))[-1]
         wanted.append(float(logits[tokens[0]] - logits[tokens[1]]))
     np.testing.assert_allclose([trace.clean, trace.corrupted.item()], wanted, atol=1e-9)
 
@@ -167,7 +167,7 @@ def test_over_draws_a_share_is_the_mean_effect_over_the_mean_difference(architec
     [
         ({"kinds": ()}, InputError, "kinds: expected one or more different ones of resid, mlp"),
         ({"kinds": ("z",)}, InputError, r"kinds: expected .*, got \('z',\)"),
-        ({"kinds": ("neuron",)}, InputError, "neuron_layer: expected the layer whose neurons are wanted"),
+        ({"kinds": ("neurons",)}, InputError, "neuron_layer: expected the layer whose neurons are wanted"),
         ({"direction": "up"}, InputError, "direction: expected 'denoising' or 'noising', got 'up'"),
         ({"window": 0}, RangeError, "window: expected a whole number of at least 1, got 0"),
         ({"answer": None}, TextError, "answer: expected the continuation to score"),
