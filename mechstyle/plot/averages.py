@@ -18,6 +18,7 @@ from mechstyle.plot.panels import Bounds, Cells, add_bars, cell_map, hue_of, kin
 from mechstyle.plot.style import INK, RULE, Hue, band, require_columns, rgb, style, tick_step
 from mechstyle.tokens import ROLES
 from mechstyle.tracing.aggregate import average_by_role
+from mechstyle.tracing.kinds import PARTS
 from mechstyle.tracing.trace import Trace
 
 __all__ = ["average", "average_map"]
@@ -123,7 +124,7 @@ def average_map(
 
     Example:
         >>> plot.average_map(traces).show()
-        >>> plot.average_map(traces, kind="head", roles=["last subject token", "last prompt token"]).show()
+        >>> plot.average_map(traces, kind="heads", roles=["last subject token", "last prompt token"]).show()
     """
     frame = _table(source)
     if kind is not None and kind not in set(frame["kind"]):
@@ -244,11 +245,8 @@ def _table(source: pd.DataFrame | Iterable[Trace]) -> pd.DataFrame:
 
 def _part(frame: pd.DataFrame) -> str | None:
     """The column of a further axis (head, neuron) that the rows of one kind use."""
-    further = [
-        name for name in frame.columns if name not in COLUMNS and str(name).endswith(("_index", "head"))
-    ]
-    used = [name for name in further if frame[name].notna().any()]
-    return str(used[0]) if used else None
+    used = [name for name in PARTS if name in frame.columns and frame[name].notna().any()]
+    return used[0] if used else None
 
 
 def _without_parts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -264,4 +262,4 @@ def _in_order(frame: pd.DataFrame, column: str) -> list[str]:
 
 
 def _part_name(column: str) -> str:
-    return column.removesuffix("_index").replace("_", "-")
+    return column.replace("_", "-")

@@ -30,6 +30,8 @@ GRID = ("token", "layer")
 ROW_PIXELS = 21
 PART_PIXELS = 17
 GAP_PIXELS = 76
+LEAST_PIXELS = 72
+"""Of a row of panels: room for a colour bar."""
 
 
 def trace(
@@ -69,8 +71,9 @@ def trace(
     grids = [kind for kind in chosen if effects[kind].dims == GRID]
     parts = [kind for kind in chosen if kind not in grids]
     rows = [group for group in (grids, parts) if group]
-    heights = [ROW_PIXELS * trace.data.sizes["token"]] if grids else []
-    heights += [PART_PIXELS * max(rows_of(effects[kind]) for kind in parts)] if parts else []
+    heights = [max(LEAST_PIXELS, ROW_PIXELS * trace.data.sizes["token"])] if grids else []
+    most = max((rows_of(effects[kind]) for kind in parts), default=0)
+    heights += [max(LEAST_PIXELS, PART_PIXELS * most)] if parts else []
     height, width = sum(heights) + GAP_PIXELS * (len(rows) - 1), max(map(len, rows))
     figure = make_subplots(
         rows=len(rows),

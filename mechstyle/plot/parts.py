@@ -18,7 +18,6 @@ __all__ = ["MOST_NEURONS", "add_parts", "chosen_token", "has_layers", "part_name
 
 MOST_NEURONS = 16
 """Of a kind without layers, as many parts are shown."""
-SUFFIX = "_index"
 
 
 def has_layers(effect: xr.DataArray) -> bool:
@@ -30,10 +29,10 @@ def part_name(effect: xr.DataArray) -> str:
     """What the parts of a kind are called: those of its last axis.
 
     Example:
-        >>> part_name(trace.indirect_effect("head"))
+        >>> part_name(trace.indirect_effect("heads"))
         'head'
     """
-    return str(effect.dims[-1]).removesuffix(SUFFIX).replace("_", "-")
+    return str(effect.dims[-1]).replace("_", "-")
 
 
 def rows_of(effect: xr.DataArray) -> int:
@@ -48,7 +47,7 @@ def chosen_token(trace: Trace, kinds: Sequence[str], token: int | str | None) ->
         InputError: the trace has no such token.
 
     Example:
-        >>> chosen_token(trace, ["head"], "last subject token")
+        >>> chosen_token(trace, ["heads"], "last subject token")
         2
     """
     if isinstance(token, str):
@@ -144,6 +143,7 @@ def _axes(figure: go.Figure, effect: xr.DataArray, row: int, column: int) -> Non
         figure.update_xaxes(
             title_text=f"effect{where}", zeroline=True, zerolinecolor=RULE, row=row, col=column
         )
+        figure.update_yaxes(title_text=part_name(effect), type="category", row=row, col=column)
 
 
 def _menu(figure: go.Figure, visible: Sequence[Sequence[bool]], names: Sequence[str], active: int) -> None:

@@ -31,7 +31,7 @@ def paths(trace: Trace, *, title: str | None = None) -> go.Figure:
     Example:
         >>> plot.paths(path_patching(model, clean, corrupted, receivers=[Receiver(9, "q", head=6)])).show()
     """
-    kinds = [kind for kind in ("head", "mlp") if kind in trace.kinds]
+    kinds = [kind for kind in ("heads", "mlp") if kind in trace.kinds]
     receivers = trace.settings.get("receivers")
     if not kinds or not receivers:
         raise InputError(
@@ -40,9 +40,9 @@ def paths(trace: Trace, *, title: str | None = None) -> go.Figure:
     grids, labels = [], []
     for kind in kinds:
         effect = trace.indirect_effect(kind)
-        values = effect.values if kind == "head" else effect.values[..., None]
+        values = effect.values if kind == "heads" else effect.values[..., None]
         grids.append(values.swapaxes(1, 2))  # token set, sender, layer
-        labels += [f"head {head}" for head in range(values.shape[2])] if kind == "head" else [MLP]
+        labels += [f"head {head}" for head in range(values.shape[2])] if kind == "heads" else [MLP]
     layers = trace.indirect_effect(kinds[0])["layer"].values
     whole = np.concatenate(grids, axis=1)
     bounds, sets = Bounds.of(whole), token_names(trace.data)

@@ -104,7 +104,7 @@ def saliency(saliency: Saliency, *, name: str = "saliency") -> TokenView:
     return TokenView("\n".join(lines))
 
 
-def heads(trace: Trace, *, kind: str = "head", name: str = "heads") -> TokenView:
+def heads(trace: Trace, *, kind: str = "heads", name: str = "heads") -> TokenView:
     """Colour each token by the effect of one head there; menus choose the layer and the head.
 
     Args:
@@ -115,7 +115,7 @@ def heads(trace: Trace, *, kind: str = "head", name: str = "heads") -> TokenView
         InputError: the trace has no such kind, or it has no heads.
 
     Example:
-        >>> plot.heads(causal_trace(model, fact, kinds=("head",)))
+        >>> plot.heads(causal_trace(model, fact, kinds=("heads",)))
     """
     _check_name(name)
     effect = trace.indirect_effect(kind)

@@ -11,6 +11,7 @@ from mechstyle.plot.panels import kind_name
 from mechstyle.report.findings import NOTHING, number
 from mechstyle.tracing.aggregate import CAVEAT
 from mechstyle.tracing.compare_prompts import PromptComparison
+from mechstyle.tracing.kinds import PARTS
 
 if TYPE_CHECKING:  # the study imports the reports
     from mechstyle.study.localisation import LocalisationCheck
@@ -22,7 +23,8 @@ METRICS = {
     "logprob": "the answer’s log-probability",
     "neg_kl": "minus the KL divergence to the clean run",
 }
-SITES = {"resid": "last subject token", "mlp": "last subject token", "attn": "last prompt token"}
+STREAM = ("resid", "severed_mlp", "severed_attn")
+SITES = {kind: "last subject token" for kind in (*STREAM, "mlp")} | {"attn": "last prompt token"}
 """The sites of Meng et al. 2022: of these kinds the peak at this role is said too."""
 TRIVIAL = " (there the state holds the answer itself, whatever the fact)"
 CHANCE = 0.05
@@ -72,7 +74,7 @@ def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     noise = settings.get("noise")
     rows: list[tuple[str, Any]] = [
-        ("kinds of state", ", ".join(map(kind_name, settings.get("kinds", ())))),
+        ("kinds of state", "; ".join(map(kind_name, settings.get("kinds", ())))),
         ("metric", settings.get("metric")),
         ("answer", {"target": "the fact’s target"}.get(settings["answer_source"], settings["answer_source"])
          if "answer_source" in settings else None),
@@ -81,6 +83,7 @@ def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("corruption", _corruption(noise) if isinstance(noise, Mapping) else None),
         ("draws of each fact", settings.get("samples")),
         ("layers in a window of MLP or attention outputs", settings.get("window")),
+        ("layer of the neurons", settings.get("neuron_layer")),
         ("receivers", ", ".join(map(str, settings.get("receivers") or ()))),
         ("BOS in front", "yes" if settings.get("prepend_bos") else "no"),
         ("active edits", ", ".join(map(str, settings.get("active_edits") or ()))),
@@ -141,8 +144,8 @@ def _peak(rows: pd.DataFrame, kind: str, total: float, *, best: str) -> str:
     """One sentence about the largest mean of these rows."""
     peak = rows.loc[rows["mean"].idxmax()]
     part = next(
-        (f", {name.removesuffix('_index').replace('_', '-')} {int(peak[name])}" for name in rows.columns
-         if str(name).endswith("_index") and pd.notna(peak[name])),
+        (f", {name.replace('_', '-')} {int(peak[name])}" for name in PARTS
+         if name in rows.columns and pd.notna(peak[name])),
         "",
     )  # fmt: skip
     share = f", {peak['mean'] / total:.0%} of the total effect" if total > 0 else ""
@@ -151,7 +154,7 @@ def _peak(rows: pd.DataFrame, kind: str, total: float, *, best: str) -> str:
     head = f"{name[0].upper()}{name[1:]}: " if best == "anywhere" else f"At the {peak['role']}: "
     body = (
         f"the largest average effect is {_interval(peak)}{share}, at {where}"
-        + (TRIVIAL if kind == "resid" and peak["role"] == "last prompt token" else "")
+        + (TRIVIAL if kind in STREAM and peak["role"] == "last prompt token" else "")
         if best == "anywhere"
         else f"at most {_interval(peak)}{share}, at layer {int(peak['layer'])}{part}"
     )

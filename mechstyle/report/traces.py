@@ -26,6 +26,7 @@ from mechstyle.report.trace_findings import (
 from mechstyle.tracing.aggregate import average_by_role, total_effects
 from mechstyle.tracing.compare_models import ModelComparison
 from mechstyle.tracing.compare_prompts import PromptComparison
+from mechstyle.tracing.kinds import PARTS
 from mechstyle.tracing.logit_lens import LogitLens
 from mechstyle.tracing.saliency import Saliency
 from mechstyle.tracing.trace import Trace
@@ -131,7 +132,7 @@ def _lines(average: pd.DataFrame) -> Any:
 
 
 def _layered(average: pd.DataFrame) -> pd.DataFrame:
-    further = [name for name in average.columns if str(name).endswith("_index")]
+    further = [name for name in PARTS if name in average.columns]
     return average[average[further].isna().all(axis=1)] if further else average
 
 
@@ -199,10 +200,9 @@ def _facts(traces: Iterable[Trace]) -> list[dict[str, Any]]:
 def _peak(trace: Trace, kind: str) -> dict[str, Any]:
     effect = trace.indirect_effect(kind)
     place = np.unravel_index(int(effect.values.argmax()), effect.shape)
-    names = {"layer": "layer", "head_index": "head", "kv_head_index": "kv-head", "neuron_index": "neuron"}
     where = [str(trace.data["token_str"].values[place[0]]).strip()]
     where += [
-        f"{names.get(str(axis), str(axis))} {index}"
+        f"{str(axis).replace('_', '-')} {index}"
         for axis, index in zip(effect.dims[1:], place[1:], strict=True)
     ]
     return {"effect": float(effect.values[place]), "where": ", ".join(where)}

@@ -12,7 +12,7 @@ import xarray as xr
 from mechstyle.tracing.trace import Trace
 
 ROLES = ("first subject token", "last subject token", "first subsequent token", "last prompt token")
-AXES = {"head": "head_index", "k": "kv_head_index", "neuron": "neuron_index"}
+AXES = {"heads": "head", "k": "kv_head", "neurons": "neuron"}
 
 
 def planted_trace(
@@ -32,9 +32,9 @@ def planted_trace(
     variables = {}
     for kind, mean in effects.items():
         last = (AXES[kind],) if kind in AXES else ()
-        dims = ("token", *(() if kind == "neuron" else ("layer",)), *last)
+        dims = ("token", *(() if kind == "neurons" else ("layer",)), *last)
         shape = (samples, *[1] * mean.ndim)
-        about = {"layer": 2} if kind == "neuron" else {}
+        about = {"layer": 2} if kind == "neurons" else {}
         variables[kind] = (("sample", *dims), 0.1 + mean[None] + noise.reshape(shape), about)
     fact = {"subject": "Miles Davis", "template": "{} plays the", "target": " trumpet"}
     known = {
@@ -51,7 +51,7 @@ def planted_trace(
         "versions": {"mechstyle": "0"},
         "settings": {"prepend_bos": False, "seed": 0, **known, **settings},
     }
-    n_layers = max((mean.shape[1] for kind, mean in effects.items() if kind != "neuron"), default=1)
+    n_layers = max((mean.shape[1] for kind, mean in effects.items() if kind != "neurons"), default=1)
     coords = {
         "sample": np.arange(samples),
         "token": np.arange(len(tokens)),

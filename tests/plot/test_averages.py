@@ -17,7 +17,7 @@ from tests.plot.planted import grid, planted_trace
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     traces = [
-        planted_trace({"mlp": grid(4, 5, seed=seed), "head": grid(4, 5, 3, seed=seed), "attn": grid(4, 5)})
+        planted_trace({"mlp": grid(4, 5, seed=seed), "heads": grid(4, 5, 3, seed=seed), "attn": grid(4, 5)})
         for seed in range(4)
     ]
     return average_by_role(traces)
@@ -88,10 +88,10 @@ def test_a_map_has_a_row_a_role_in_reading_order(table: pd.DataFrame) -> None:
 
 
 def test_a_map_of_heads_has_a_panel_a_role_on_one_scale(table: pd.DataFrame) -> None:
-    figure = ms.plot.average_map(table, kind="head", roles=["last subject token", "last prompt token"])
-    heads = table[table["kind"] == "head"]
+    figure = ms.plot.average_map(table, kind="heads", roles=["last subject token", "last prompt token"])
+    heads = table[table["kind"] == "heads"]
     for panel, role in zip(figure.data, ("last subject token", "last prompt token"), strict=True):
-        wanted = heads[heads["role"] == role].pivot(index="head_index", columns="layer", values="mean")
+        wanted = heads[heads["role"] == role].pivot(index="head", columns="layer", values="mean")
         np.testing.assert_array_equal(panel.z, wanted.to_numpy(float))
     assert figure.data[0].zmax == figure.data[1].zmax
     assert list(figure.layout.yaxis.ticktext) == ["head 0", "head 1", "head 2"]
@@ -102,7 +102,7 @@ def test_a_map_of_heads_has_a_panel_a_role_on_one_scale(table: pd.DataFrame) -> 
     [
         (lambda table: ms.plot.average(table, lines="fact"), "lines: expected 'role' or 'kind', got 'fact'"),
         (lambda table: ms.plot.average(table, roles=["bos"]), r"nothing to draw as lines.*\['bos'\]"),
-        (lambda table: ms.plot.average(table[table["kind"] == "head"]), "drawn by average_map"),
+        (lambda table: ms.plot.average(table[table["kind"] == "heads"]), "drawn by average_map"),
         (
             lambda table: ms.plot.average_map(table, kind="resid"),
             "expected one of mlp, head, attn, got 'resid'",

@@ -23,7 +23,7 @@ def _maps(figure: go.Figure) -> list[go.Heatmap]:
 def test_heads_are_drawn_layer_by_head_at_the_token_with_the_largest_effect() -> None:
     effect = np.full((4, 5, 3), 0.01)
     effect[1, 3, 2] = 0.8
-    figure = ms.plot.trace(planted_trace({"head": effect}))
+    figure = ms.plot.trace(planted_trace({"heads": effect}))
     (shown,) = _maps(figure)
     np.testing.assert_allclose(shown.z, effect[1].T)
     assert figure.layout.updatemenus[0].active == 1
@@ -32,7 +32,7 @@ def test_heads_are_drawn_layer_by_head_at_the_token_with_the_largest_effect() ->
 
 
 def test_the_menu_shows_each_token_and_leaves_the_other_panels() -> None:
-    effects = {"resid": grid(4, 5), "head": grid(4, 5, 3), "k": grid(4, 5, 2)}
+    effects = {"resid": grid(4, 5), "heads": grid(4, 5, 3), "k": grid(4, 5, 2)}
     figure = ms.plot.trace(planted_trace(effects), token="last prompt token")
     buttons = figure.layout.updatemenus[0].buttons
     assert [button.label for button in buttons][3] == "at “ the” (last prompt token)"
@@ -43,13 +43,13 @@ def test_the_menu_shows_each_token_and_leaves_the_other_panels() -> None:
             panel.visible = visible
         resid, head, keys = _maps(figure)
         np.testing.assert_allclose(resid.z, effects["resid"])
-        np.testing.assert_allclose(head.z, effects["head"][token].T)
+        np.testing.assert_allclose(head.z, effects["heads"][token].T)
         np.testing.assert_allclose(keys.z, effects["k"][token].T)
 
 
 def test_all_tokens_of_a_kind_with_heads_share_the_colour_scale() -> None:
     effect = grid(4, 5, 3)
-    figure = ms.plot.trace(planted_trace({"head": effect}))
+    figure = ms.plot.trace(planted_trace({"heads": effect}))
     for panel in figure.data:
         assert (panel.zmin, panel.zmax) == pytest.approx((effect.min(), effect.max()))
 
@@ -57,16 +57,17 @@ def test_all_tokens_of_a_kind_with_heads_share_the_colour_scale() -> None:
 def test_neurons_are_the_strongest_of_either_sign_in_falling_order() -> None:
     effect = np.zeros((4, 100))
     effect[2, [7, 50, 99]] = 0.5, -0.7, 0.1
-    figure = ms.plot.trace(planted_trace({"neuron": effect}))
+    figure = ms.plot.trace(planted_trace({"neurons": effect}))
     (bars,) = [one for one in figure.data if one.visible is not False]
     assert bars.y[:3] == ("50", "7", "99")
     np.testing.assert_allclose(bars.x[:3], [-0.7, 0.5, 0.1])
     assert len(bars.x) == 16
     assert figure.layout.xaxis.title.text == "effect at layer 2"
+    assert (figure.layout.yaxis.title.text, figure.layout.yaxis.type) == ("neuron", "category")
 
 
 def test_a_set_of_tokens_needs_no_menu() -> None:
-    trace = planted_trace({"head": grid(1, 5, 3)}, tokens=["all tokens"], roles=["all tokens"])
+    trace = planted_trace({"heads": grid(1, 5, 3)}, tokens=["all tokens"], roles=["all tokens"])
     figure = ms.plot.trace(trace)
     assert not figure.layout.updatemenus
     assert "“all tokens”<br>layer 0" in figure.data[0].text[0][0]
@@ -74,7 +75,7 @@ def test_a_set_of_tokens_needs_no_menu() -> None:
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 40])
 def test_any_number_of_tokens_is_drawn(n_tokens: int) -> None:
-    effects = {"resid": grid(n_tokens, 3), "head": grid(n_tokens, 3, 2)}
+    effects = {"resid": grid(n_tokens, 3), "heads": grid(n_tokens, 3, 2)}
     trace = planted_trace(
         effects, tokens=[f"t{i}" for i in range(n_tokens)], roles=["further tokens"] * n_tokens
     )
@@ -85,7 +86,7 @@ def test_any_number_of_tokens_is_drawn(n_tokens: int) -> None:
 
 
 def test_tokens_are_escaped_wherever_they_are_shown() -> None:
-    effects = {"resid": grid(4, 3), "head": grid(4, 3, 2), "neuron": grid(4, 20)}
+    effects = {"resid": grid(4, 3), "heads": grid(4, 3, 2), "neurons": grid(4, 20)}
     shown = json.dumps(json.loads(ms.plot.trace(planted_trace(effects, tokens=HOSTILE)).to_json()))
     for raw in ("</script", "“<b>"):
         assert raw not in shown
@@ -94,7 +95,7 @@ def test_tokens_are_escaped_wherever_they_are_shown() -> None:
 
 
 def test_kinds_and_tokens_that_are_not_there_are_refused() -> None:
-    trace = planted_trace({"resid": grid(4, 3), "head": grid(4, 3, 2)})
+    trace = planted_trace({"resid": grid(4, 3), "heads": grid(4, 3, 2)})
     with pytest.raises(InputError, match=r"kinds: expected some of resid, head, got \['mlp'\]"):
         ms.plot.trace(trace, kinds=["mlp"])
     with pytest.raises(InputError, match="token: expected an index from 0 to 3 or a role, got 9"):
@@ -132,17 +133,17 @@ def test_what_small_maps_leave_out_is_said() -> None:
 
 
 def test_small_maps_refuse_what_they_cannot_draw() -> None:
-    one, other = planted_trace({"mlp": grid(4, 3)}), planted_trace({"head": grid(4, 3, 2)})
+    one, other = planted_trace({"mlp": grid(4, 3)}), planted_trace({"heads": grid(4, 3, 2)})
     with pytest.raises(InputError, match="every trace has over tokens and layers"):
         ms.plot.facts([one, other])
-    with pytest.raises(InputError, match="got 'head'"):
-        ms.plot.facts([other], kind="head")
+    with pytest.raises(InputError, match="got 'heads'"):
+        ms.plot.facts([other], kind="heads")
     with pytest.raises(InputError, match="got 0 traces"):
         ms.plot.facts([])
 
 
 def _paths(**settings: object) -> ms.Trace:
-    effects = {"head": grid(2, 5, 3), "mlp": grid(2, 5, seed=1)}
+    effects = {"heads": grid(2, 5, 3), "mlp": grid(2, 5, seed=1)}
     names = ["subject", "<end>"]
     return planted_trace(effects, tokens=names, roles=names, samples=1, **settings)
 
@@ -150,7 +151,7 @@ def _paths(**settings: object) -> ms.Trace:
 def test_paths_show_heads_and_below_them_mlps_for_each_set_of_tokens() -> None:
     trace = _paths(receivers=["q of head 6 of layer 9 <b>"])
     figure = ms.plot.paths(trace)
-    heads, mlps = trace.indirect_effect("head").values, trace.indirect_effect("mlp").values
+    heads, mlps = trace.indirect_effect("heads").values, trace.indirect_effect("mlp").values
     for place, panel in enumerate(figure.data):
         np.testing.assert_allclose(panel.z[:3], heads[place].T)
         np.testing.assert_allclose(panel.z[3], mlps[place])
@@ -167,7 +168,7 @@ def test_paths_refuse_a_trace_without_receivers() -> None:
 
 def test_a_view_of_heads_holds_every_effect_of_every_head() -> None:
     effect = grid(4, 5, 3)
-    body = ms.plot.heads(planted_trace({"head": effect}, tokens=HOSTILE), name="h").body
+    body = ms.plot.heads(planted_trace({"heads": effect}, tokens=HOSTILE), name="h").body
     props = json.loads(re.search(r"TextNeuronActivations, (.*)\)</script>", body).group(1))
     np.testing.assert_allclose(props["activations"], effect, atol=1e-12)
     assert props["tokens"] == list(HOSTILE)
