@@ -24,7 +24,7 @@ METRICS = {
     "neg_kl": "minus the KL divergence to the clean run",
 }
 STREAM = ("resid", "severed_mlp", "severed_attn")
-SITES = {kind: "last subject token" for kind in (*STREAM, "mlp")} | {"attn": "last prompt token"}
+SITES = dict.fromkeys((*STREAM, "mlp"), "last subject token") | {"attn": "last prompt token"}
 """The sites of Meng et al. 2022: of these kinds the peak at this role is said too."""
 TRIVIAL = " (there the state holds the answer itself, whatever the fact)"
 CHANCE = 0.05

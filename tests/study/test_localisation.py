@@ -64,9 +64,10 @@ def test_the_frame_has_every_fact_at_every_layer_with_its_score_and_effects(
     assert (check.n_facts, check.layers, check.kinds) == (3, (0, 1, 2), ("mlp", "resid"))
     for row in check.frame.itertuples():
         request = requests[row.fact]
-        edit = rome(
-            knowing, request, layer=row.layer, covariance=_moments(knowing), contexts=["{}"], target_options=FEW
-        ) if row.layer < 2 else None  # fmt: skip
+        options = {"contexts": ["{}"], "target_options": FEW}
+        edit = None
+        if row.layer < 2:
+            edit = rome(knowing, request, layer=row.layer, covariance=_moments(knowing), **options)
         if edit is None:
             assert (row.success, row.p_after) == (0.0, row.p_before)
         else:
