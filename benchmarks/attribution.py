@@ -21,7 +21,7 @@ from mechstyle.tracing.rank_correlation import rank_correlation
 
 ORGANISM = "organism-m"
 KINDS = ("resid", "mlp", "attn")
-MORE = ("severed_mlp", "severed_attn", "head", "q", "k", "v", "pattern", "neuron")
+MORE = ("severed_mlp", "severed_attn", "heads", "q", "k", "v", "pattern", "neurons")
 SUBJECT, TOKENS, SAMPLES, STEPS = range(2, 5), 12, 10, 10
 FACTS, CHECKED, NEURON_LAYER = 30, 100, 2
 TOLERANCE = 1e-4

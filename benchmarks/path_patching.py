@@ -49,7 +49,7 @@ def path_case(
 
     def difference(trace: ms.Trace, expected: tuple[torch.Tensor, torch.Tensor]) -> float:
         heads, mlps = (part.double().cpu().numpy() for part in expected)
-        pairs = ((trace.data["head"].values[0, 0], heads), (trace.data["mlp"].values[0, 0], mlps))
+        pairs = ((trace.data["heads"].values[0, 0], heads), (trace.data["mlp"].values[0, 0], mlps))
         return max(float(abs(found - wanted).max()) for found, wanted in pairs)
 
     return Case(

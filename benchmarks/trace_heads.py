@@ -14,7 +14,7 @@ from trace_resid import trace_case
 def figures(options: Options) -> Iterator[dict[str, Any]]:
     """The grid of heads."""
     model = gpt2(options.device, **(QUICK if options.quick else {}))
-    yield measure(trace_case(model, "head", gate=3.0, aim=4.5), options)
+    yield measure(trace_case(model, "heads", gate=3.0, aim=4.5), options)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 def trace_case(
     model: Any,
-    kind: Literal["resid", "mlp", "attn", "head"],
+    kind: Literal["resid", "mlp", "attn", "heads"],
     *,
     gate: float,
     aim: float | None,
@@ -40,7 +40,7 @@ def trace_case(
     generator, window = torch.Generator().manual_seed(0), default_window(model.cfg.n_layers)
     draws = torch.randn(samples, len(subject), model.cfg.d_model, generator=generator) * 0.06  # 3 sigma
     width = window if kind in ("mlp", "attn") else 1
-    parts = range(model.cfg.n_heads) if kind == "head" else [slice(None)]
+    parts = range(model.cfg.n_heads) if kind == "heads" else [slice(None)]
     device_draws, ids = draws.to(model.cfg.device), encoded.ids.tolist()
 
     def fast() -> ms.Trace:
@@ -75,7 +75,7 @@ def trace_case(
         pairs = ((found.clean, clean), (found.corrupted, corrupted), (found[kind], cells))
         return max(float(abs(one.values - other).max()) for one, other in pairs)
 
-    axis = f" x {len(parts)} heads" if kind == "head" else ""
+    axis = f" x {len(parts)} heads" if kind == "heads" else ""
     width_of = f", windows of {window}" if kind in ("mlp", "attn") else ""
     return Case(
         work=f"trace {kind} {tokens} x {model.cfg.n_layers}{axis}{width_of}",
@@ -86,7 +86,7 @@ def trace_case(
         gate=gate,
         aim=aim,
         sizes={"tokens": tokens, "subject": list(subject), "samples": samples, "window": width}
-        | ({"heads": len(parts)} if kind == "head" else {}),
+        | ({"heads": len(parts)} if kind == "heads" else {}),
     )
 
 

@@ -56,8 +56,8 @@ def trace(
         str,
         typer.Option(
             "--kinds",
-            help="With commas between: resid, mlp, attn (windows), head, severed_mlp, severed_attn, neuron, "
-            "q, k, v, pattern.",
+            help="With commas between: resid, mlp, attn (windows), heads, severed_mlp, severed_attn, "
+            "neurons, q, k, v, pattern.",
         ),
     ] = "resid,mlp,attn",
     metric: Annotated[
@@ -147,6 +147,7 @@ def _trace_one(model: str, fact: Fact, tracing: Tracing, out: Path, *, as_json: 
     from mechstyle.outputs import require_writable
     from mechstyle.threads import few_threads
     from mechstyle.tracing.aggregate import LAST_SUBJECT, suggest_layers
+    from mechstyle.tracing.kinds import PARTS
 
     require_writable(out)
     tracer = tracing.tracer(fact.target)
@@ -176,7 +177,7 @@ def _trace_one(model: str, fact: Fact, tracing: Tracing, out: Path, *, as_json: 
         + ("" if result.knows else " (the model's own answer is another one)"),
         *(
             f"{kind:5s} peaks at {peak['token_str']!r}, layer {peak['layer']}"
-            + "".join(f", {name} {peak[name]}" for name in peak if name.endswith("_index"))
+            + "".join(f", {name} {peak[name]}" for name in PARTS if name in peak)
             + f": {peak['effect']:+.3f}"
             for kind, peak in peaks.items()
         ),

@@ -70,15 +70,15 @@ def attribution_patching(
     Args:
         clean: a Fact, whose subject is corrupted as in `causal_trace`; or the clean prompt of a pair.
         corrupted: the other prompt of the pair, with as many tokens; None corrupts the fact's subject.
-        kinds: "resid", "mlp", "attn" (windows), "severed_mlp", "severed_attn", "head", "q", "k", "v",
-            "pattern" (one head's row of one query token), "neuron".
+        kinds: "resid", "mlp", "attn" (windows), "severed_mlp", "severed_attn", "heads", "q", "k", "v",
+            "pattern" (one head's row of one query token), "neurons".
         direction: "denoising" puts clean states into the corrupted run, "noising" corrupted states into the
             clean one. A clean run that is sure of its answer has hardly a gradient: take "integrated" there.
         metric: with a gradient: "logprob", "prob", "neg_kl", or a function of the answer's logits.
         answer: None is the fact's target; "predicted" the model's own top token; else a continuation or a
             Contrast.
         window: layers in an mlp or attn window; None is 10 of 48, scaled to the model's depth.
-        neuron_layer: the layer of kind "neuron".
+        neuron_layer: the layer of kind "neurons".
         samples: corrupted subjects, for a fact.
         check: run so many random cells of each kind under the first sample, drawn by `seed`, and note their
             rank correlation with the estimates in `settings["check"]`; 0 for none. An estimate that nobody
@@ -100,8 +100,8 @@ def attribution_patching(
         WorkError: a corrupted run gives a metric that is not finite.
 
     Example:
-        >>> estimated = attribution_patching(model, fact, kinds=("mlp", "head"), method="integrated")
-        >>> estimated.indirect_effect("head").dims
+        >>> estimated = attribution_patching(model, fact, kinds=("mlp", "heads"), method="integrated")
+        >>> estimated.indirect_effect("heads").dims
         ('token', 'layer', 'head')
     """
     plan = plan_cells(

@@ -54,9 +54,9 @@ def causal_trace(
     Args:
         kinds: "resid" restores one block's output; "mlp" and "attn" their outputs in a window of layers;
             "severed_mlp" and "severed_attn" one block's output, while the MLPs' (the attentions') outputs of
-            all later layers stay corrupted at the same token; "head" what one head has taken in, "q", "k" and
-            "v" its query, key or value, "pattern" what its query attends to (under grouped queries "k" and
-            "v" are of one key-and-value head); "neuron" one neuron of the MLP of `neuron_layer`.
+            all later layers stay corrupted at the same token; "heads" what one head has taken in, "q", "k"
+            and "v" its query, key or value, "pattern" what its query attends to (under grouped queries "k"
+            and "v" are of one key-and-value head); "neurons" one neuron of the MLP of `neuron_layer`.
         corruption: how the subject is corrupted; `noise` and `sigma` are short for
             `GaussianNoise(noise, sigma)`.
         noise: multiples of sigma, or explicit draws, whose number then replaces `samples`.
@@ -68,7 +68,7 @@ def causal_trace(
         answer_tokens: score at most so many tokens of the answer; None scores all.
         samples: number of noise draws.
         window: layers in an mlp or attn window; None is 10 of 48, scaled to the model's depth.
-        neuron_layer: the layer of the kind "neuron".
+        neuron_layer: the layer of the kind "neurons".
         tokens: named sets of tokens that are restored together, by indices or role, such as
             `{"subject": [0, 1], "end": "last prompt token"}`; the sets are then the token axis. None restores
             every token alone.

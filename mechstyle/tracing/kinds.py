@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from mechstyle.errors import InputError
 from mechstyle.sites import Kind
 
-__all__ = ["KINDS", "TRAILING_DIMS", "TracedKind", "count_of", "kinds_named"]
+__all__ = ["KINDS", "PARTS", "TRAILING_DIMS", "TracedKind", "count_of", "kinds_named"]
 
-Index = Literal["head_index", "kv_head_index", "neuron_index"]
+Index = Literal["head", "kv_head", "neuron"]
+PARTS: Final = get_args(Index)
+"""Axes of the parts of a state, beside layers."""
 Reach = Literal["after", "own", "later"]
 
 
@@ -51,14 +53,14 @@ _ALL: Final = (
     TracedKind("resid", "resid", reach="after"),
     TracedKind("mlp", "mlp", windowed=True),
     TracedKind("attn", "attn", windowed=True),
-    TracedKind("head", "z", index="head_index"),
+    TracedKind("heads", "z", index="head"),
     TracedKind("severed_mlp", "resid", reach="after", held="mlp"),
     TracedKind("severed_attn", "resid", reach="after", held="attn"),
-    TracedKind("neuron", "key", index="neuron_index", one_layer=True),
-    TracedKind("q", "q", index="head_index"),
-    TracedKind("k", "k", reach="later", index="kv_head_index"),
-    TracedKind("v", "v", reach="later", index="kv_head_index"),
-    TracedKind("pattern", "pattern", index="head_index"),
+    TracedKind("neurons", "key", index="neuron", one_layer=True),
+    TracedKind("q", "q", index="head"),
+    TracedKind("k", "k", reach="later", index="kv_head"),
+    TracedKind("v", "v", reach="later", index="kv_head"),
+    TracedKind("pattern", "pattern", index="head"),
 )
 KINDS: Final[Mapping[str, TracedKind]] = MappingProxyType({kind.name: kind for kind in _ALL})
 """All kinds by name."""
@@ -73,7 +75,7 @@ def kinds_named(names: Sequence[str]) -> tuple[TracedKind, ...]:
         InputError: none, one of them twice, or one that is unknown.
 
     Example:
-        >>> [kind.site for kind in kinds_named(("head", "severed_mlp"))]
+        >>> [kind.site for kind in kinds_named(("heads", "severed_mlp"))]
         ['z', 'resid']
     """
     listed = isinstance(names, Sequence) and not isinstance(names, str)
@@ -88,14 +90,14 @@ def count_of(cfg: Any, index: Index) -> int:
     """How many heads, key-and-value heads or neurons a layer has.
 
     Example:
-        >>> count_of(model.cfg, "head_index")
+        >>> count_of(model.cfg, "head")
         12
     """
     groups = cfg.n_heads if cfg.n_key_value_heads is None else cfg.n_key_value_heads
     split = getattr(cfg, "ungroup_grouped_query_attention", False)
     counts = {
-        "head_index": cfg.n_heads,
-        "kv_head_index": cfg.n_heads if split else groups,
-        "neuron_index": cfg.d_mlp,
+        "head": cfg.n_heads,
+        "kv_head": cfg.n_heads if split else groups,
+        "neuron": cfg.d_mlp,
     }
     return int(counts[index])

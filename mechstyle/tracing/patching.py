@@ -50,14 +50,14 @@ def activation_patching(
         corrupted: a prompt with as many tokens.
         answer: None is the clean fact's target; "predicted" is the model's own top token; else the exact
             continuation, or a `Contrast` of two (the logit difference of many papers).
-        kinds: as in `causal_trace`: "resid", "mlp" and "attn" (windows), "head" (what a head has taken in),
-            "q", "k", "v" and "pattern" of a head, "neuron", "severed_mlp" and "severed_attn".
+        kinds: as in `causal_trace`: "resid", "mlp" and "attn" (windows), "heads" (what a head has taken in),
+            "q", "k", "v" and "pattern" of a head, "neurons", "severed_mlp" and "severed_attn".
         direction: "denoising" puts clean states into the corrupted run, "noising" corrupted ones into the
             clean run.
         window: layers in an mlp or attn window; None is 10 of 48, scaled to the model's depth; 1 patches
             single layers.
         tokens: named sets of tokens that are patched together; None patches each token alone.
-        neuron_layer: the layer of kind "neuron".
+        neuron_layer: the layer of kind "neurons".
 
     Returns:
         a trace with one sample; `indirect_effect` is the change from the run that receives.
@@ -72,10 +72,10 @@ def activation_patching(
 
     Example:
         >>> trace = activation_patching(
-        ...     model, "Miles Davis plays the", "Jimi Hendrix plays the", answer=" trumpet", kinds=("head",)
+        ...     model, "Miles Davis plays the", "Jimi Hendrix plays the", answer=" trumpet", kinds=("heads",)
         ... )
-        >>> normalized_effect(trace, "head").dims
-        ('token', 'layer', 'head_index')
+        >>> normalized_effect(trace, "heads").dims
+        ('token', 'layer', 'head')
     """
     plan = plan_cells(
         model,

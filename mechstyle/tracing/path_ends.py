@@ -13,7 +13,7 @@ from mechstyle.tracing.kinds import Index, count_of
 __all__ = ["Place", "Receiver", "ReceiverKind", "Sender", "SenderKind", "places_of", "senders_of"]
 
 ReceiverKind = Literal["q", "k", "v", "mlp", "resid", "logits"]
-SenderKind = Literal["head", "mlp"]
+SenderKind = Literal["heads", "mlp"]
 OF_HEADS: Final = ("q", "k", "v")
 SENDERS: Final = get_args(SenderKind)
 
@@ -93,7 +93,7 @@ class Place:
         """
         if sender.layer != self.layer:
             return sender.layer < self.layer
-        return self.kind == "resid" or (self.kind == "mlp" and sender.kind == "head" and not parallel)
+        return self.kind == "resid" or (self.kind == "mlp" and sender.kind == "heads" and not parallel)
 
 
 def senders_of(cfg: Any, kinds: Collection[SenderKind]) -> list[Sender]:
@@ -103,7 +103,7 @@ def senders_of(cfg: Any, kinds: Collection[SenderKind]) -> list[Sender]:
         InputError: no kinds, an unknown one, or one twice.
 
     Example:
-        >>> len(senders_of(model.cfg, ("head", "mlp")))  # doctest: +SKIP
+        >>> len(senders_of(model.cfg, ("heads", "mlp")))  # doctest: +SKIP
         70
     """
     listed = isinstance(kinds, Sequence) and not isinstance(kinds, str)
@@ -113,8 +113,8 @@ def senders_of(cfg: Any, kinds: Collection[SenderKind]) -> list[Sender]:
         )
     found = []
     for layer in range(int(cfg.n_layers)):
-        if "head" in kinds:
-            found += [Sender("head", layer, head) for head in range(int(cfg.n_heads))]
+        if "heads" in kinds:
+            found += [Sender("heads", layer, head) for head in range(int(cfg.n_heads))]
         if "mlp" in kinds:
             found.append(Sender("mlp", layer))
     return found
@@ -157,7 +157,7 @@ def places_of(cfg: Any, receivers: Sequence[Receiver]) -> tuple[Place, ...]:
 def _check_head(cfg: Any, receiver: Receiver) -> None:
     if receiver.head is None:
         return
-    index: Index = "head_index" if receiver.kind == "q" else "kv_head_index"
+    index: Index = "head" if receiver.kind == "q" else "kv_head"
     n_heads, grouped = count_of(cfg, index), count_of(cfg, index) < int(cfg.n_heads)
     if receiver.head >= n_heads:
         name = "key and value heads" if grouped else "heads"

@@ -43,7 +43,7 @@ def path_patching(
     *,
     answer: Answer = None,
     receivers: Sequence[Receiver],
-    senders: Sequence[SenderKind] = ("head", "mlp"),
+    senders: Sequence[SenderKind] = ("heads", "mlp"),
     direction: Direction = "denoising",
     through_mlps: bool = True,
     metric: Metric = "logprob",
@@ -66,7 +66,7 @@ def path_patching(
             continuation, or a `Contrast` of two.
         receivers: all are set at once. "logits" measures direct effects; it hides receivers below it, as
             "resid" does.
-        senders: "head", "mlp" or both.
+        senders: "heads", "mlp" or both.
         direction: "denoising" sends clean outputs in the corrupted run; "noising" sends corrupted ones in the
             clean run, as both papers do.
         through_mlps: MLPs between sender and receiver see what the sender changed, so that a path may lead
@@ -80,7 +80,7 @@ def path_patching(
             where the model allows it and carries no hooks.
 
     Returns:
-        a trace with the variables "head" (sample, token, layer, head_index) and "mlp" (sample, token, layer),
+        a trace with the variables "heads" (sample, token, layer, head) and "mlp" (sample, token, layer),
         whose token axis holds the sets.
 
     Raises:
@@ -95,8 +95,8 @@ def path_patching(
         >>> trace = path_patching(
         ...     model, clean, corrupted, answer=" trumpet", receivers=[Receiver(9, "q", head=6)]
         ... )
-        >>> trace.indirect_effect("head").dims
-        ('token', 'layer', 'head_index')
+        >>> trace.indirect_effect("heads").dims
+        ('token', 'layer', 'head')
     """
     require_hooked(model)
     places, sending = places_of(model.cfg, receivers), senders_of(model.cfg, senders)
@@ -162,7 +162,7 @@ class _Plan:
     def grids(self, cfg: Any, value: float) -> dict[str, NDArray[np.float64]]:
         """A grid for each kind of sender, in which nothing has an effect yet."""
         places, kinds = 1 if self.named is None else len(self.named), {one.kind for one in self.senders}
-        shapes = {"head": (int(cfg.n_layers), int(cfg.n_heads)), "mlp": (int(cfg.n_layers),)}
+        shapes = {"heads": (int(cfg.n_layers), int(cfg.n_heads)), "mlp": (int(cfg.n_layers),)}
         return {kind: np.full((1, places, *shapes[kind]), value) for kind in kinds}
 
 

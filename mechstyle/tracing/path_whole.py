@@ -18,7 +18,7 @@ from mechstyle.tracing.path_states import Pair, read_inputs, reading, set_inputs
 
 __all__ = ["WholePaths"]
 
-OUTPUTS: Final[Mapping[SenderKind, Kind]] = MappingProxyType({"head": "z", "mlp": "mlp"})
+OUTPUTS: Final[Mapping[SenderKind, Kind]] = MappingProxyType({"heads": "z", "mlp": "mlp"})
 States = Mapping[Site, Float[Tensor, "1 pos ..."]]
 
 
@@ -74,7 +74,7 @@ class WholePaths:
                     for row, sender in enumerate(senders)
                     if (sender.kind, sender.layer) == (kind, layer)
                 ]
-                held = kind == "head" or not self.pair.run_mlps
+                held = kind == "heads" or not self.pair.run_mlps
                 if held or here:
                     hooks.append(self._hook(Site(layer, output), here, positions, held))
         return hooks

@@ -115,7 +115,7 @@ def plan_cells(
 
     Args:
         window: None is 10 of 48 layers, scaled to the model's depth.
-        neuron_layer: needed for, and only for, the kind "neuron".
+        neuron_layer: needed for, and only for, the kind "neurons".
 
     Raises:
         ModelError: no model.
@@ -123,7 +123,7 @@ def plan_cells(
         RangeError: `window`, `batch_size` or `neuron_layer` is out of range.
 
     Example:
-        >>> plan_cells(model, ("resid", "head")).engine  # doctest: +SKIP
+        >>> plan_cells(model, ("resid", "heads")).engine  # doctest: +SKIP
         'resume'
     """
     require_hooked(model)
@@ -143,8 +143,8 @@ def plan_cells(
         check_layer(neuron_layer, n_layers, name="neuron_layer")
         if not needing:
             raise InputError(
-                f"neuron_layer: expected None without the kind 'neuron', got {neuron_layer}. Add 'neuron' to "
-                "kinds."
+                f"neuron_layer: expected None without the kind 'neurons', got {neuron_layer}. Add 'neurons' "
+                "to kinds."
             )
     return Plan(
         chosen,

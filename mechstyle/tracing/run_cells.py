@@ -61,7 +61,7 @@ def run_cells(model: HookedModel, setup: Setup, plan: Plan, *, progress: bool = 
         WorkError: a run gives a metric that is not finite.
 
     Example:
-        >>> plan = plan_cells(model, ("head",), direction="noising")  # doctest: +SKIP
+        >>> plan = plan_cells(model, ("heads",), direction="noising")  # doctest: +SKIP
         >>> run_cells(model, prepare_prompts(model, clean, corrupted), plan)  # doctest: +SKIP
     """
     named = token_sets(plan.tokens, setup.encoded)

@@ -28,8 +28,8 @@ class Trace(Measured):
     """What one state of one run does in another: of the clean run in corrupted ones, or the reverse.
 
     Attributes:
-        data: a variable a kind over (sample, token, layer), for heads over (sample, token, layer, head_index)
-            or kv_head_index, for neurons over (sample, token, neuron_index): the metric with the state put
+        data: a variable a kind over (sample, token, layer), for heads over (sample, token, layer, head)
+            or kv_head, for neurons over (sample, token, neuron): the metric with the state put
             in there. Coordinates name the tokens, or the sets of tokens (`token_str`, `role`), and keep the
             metric of the clean run (`clean`) and of each corrupted run (`corrupted`). The attribute
             `provenance` is a JSON text.
@@ -162,7 +162,7 @@ class Trace(Measured):
         if absent or not all(_has_axes(variable) for variable in data.data_vars.values()):
             raise FileError(
                 f"path: {os.fspath(path)!r} is netCDF, but not a trace of mechstyle "
-                f"(it lacks {', '.join(absent) or 'the axes sample, token and layer or neuron_index'}). "
+                f"(it lacks {', '.join(absent) or 'the axes sample, token and layer or neuron'}). "
                 "Name a file that Trace.save wrote."
             )
         written = data.attrs.pop(CHECKSUM)

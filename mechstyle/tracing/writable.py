@@ -34,7 +34,7 @@ def require_parts(model: HookedModel, states: Mapping[Site, Tensor]) -> None:
     for site, state in states.items():
         index = _PARTS.get(site.kind)
         wanted = None if index is None else count_of(model.cfg, index)
-        whole = index is None or index == "neuron_index"
+        whole = index is None or index == "neuron"
         shape = list(by_position(site.kind, state).shape)
         if len(shape) != (3 if whole else 4) or (wanted is not None and shape[2] != wanted):
             axes = "[row, position, d]" if whole else f"[row, position, {wanted} heads, ...]"

@@ -147,11 +147,11 @@ def test_options_say_what_is_scored_corrupted_and_restored(mechstyle_run: Run, t
     assert sets.data["role"].values.tolist() == ["both", "end"]
 
 
-@pytest.mark.parametrize("kind", ["head", "neuron"])
+@pytest.mark.parametrize("kind", ["heads", "neurons"])
 def test_the_peak_of_a_kind_with_further_axes_names_its_place(
     mechstyle_run: Run, tmp_path: Path, kind: str
 ) -> None:
-    words = ["--kinds", kind, "--samples", "1", *(["--neuron-layer", "1"] if kind == "neuron" else [])]
+    words = ["--kinds", kind, "--samples", "1", *(["--neuron-layer", "1"] if kind == "neurons" else [])]
     code, out, err = mechstyle_run("trace", *FACT, *words, "--out", tmp_path / "t.nc", "--json")
     assert code == 0, err
     peak = json.loads(out)["peaks"][kind]
@@ -161,4 +161,4 @@ def test_the_peak_of_a_kind_with_further_axes_names_its_place(
         float(effect.isel({axis: peak[axis] for axis in effect.dims if axis != "layer"}).max())
         == peak["effect"]
     )
-    assert peak["layer"] in ([1] if kind == "neuron" else range(3))
+    assert peak["layer"] in ([1] if kind == "neurons" else range(3))

@@ -118,7 +118,7 @@ TRACING_CALLS: Final[Mapping[str, Call]] = MappingProxyType(
             model, FACT, OTHER, tokens={"subject": [3, 4]}, engine="whole", metric="neg_kl"
         ),
         "attribution_patching": lambda model, folder: attribution_patching(
-            model, FACT, kinds=("resid", "mlp", "head", "pattern", "severed_attn"), samples=2, check=3
+            model, FACT, kinds=("resid", "mlp", "heads", "pattern", "severed_attn"), samples=2, check=3
         ),
         "attribution_patching of two prompts": lambda model, folder: attribution_patching(
             model, FACT, OTHER, method="integrated", steps=2, direction="noising", check=2
@@ -129,7 +129,7 @@ TRACING_CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "causal_trace of sets": lambda model, folder: causal_trace(
             model,
             FACT,
-            kinds=("head", "severed_mlp"),
+            kinds=("heads", "severed_mlp"),
             tokens={"all": [3, 4]},
             corruption=SOMEBODY_ELSE,
             answer=Contrast(" trumpet too", " piano"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 RESID, MLP, ATTN = "blocks.{}.hook_resid_post", "blocks.{}.hook_mlp_out", "blocks.{}.hook_attn_out"
 ONE = {"resid": RESID, "mlp": MLP, "attn": ATTN}
-PARTS = {"head": "z", "q": "q", "k": "k", "v": "v"}
+PARTS = {"heads": "z", "q": "q", "k": "k", "v": "v"}
 Setting = tuple[str, tuple[int, ...], str]
 """A hook's name, the index of what is set in the state of one sequence, and the side that it comes from."""
 
@@ -50,7 +50,7 @@ def settings(kind: str, token: int, layer: int, part: int, *, width: int, n_laye
         return [(RESID.format(layer), (token,), "source")]
     if kind == "pattern":
         return [(f"blocks.{layer}.attn.hook_pattern", (part, token), "source")]
-    if kind == "neuron":
+    if kind == "neurons":
         return [(f"blocks.{layer}.mlp.hook_post", (token, part), "source")]
     return [(f"blocks.{layer}.attn.hook_{PARTS[kind]}", (token, part), "source")]
 

@@ -79,7 +79,7 @@ def first_passes(
 
     def edit(name: str, sender: End) -> Callable[[Tensor], None]:
         kind, layer, head = sender
-        mine = name == f"blocks.{layer}.{'attn.hook_z' if kind == 'head' else 'hook_mlp_out'}"
+        mine = name == f"blocks.{layer}.{'attn.hook_z' if kind == 'heads' else 'hook_mlp_out'}"
 
         def change(state: Tensor) -> None:
             if name.endswith("hook_z") or not run_mlps:

@@ -19,7 +19,7 @@ STATE = {
     "resid": "blocks.{}.hook_resid_post",
     "mlp": "blocks.{}.hook_mlp_out",
     "attn": "blocks.{}.hook_attn_out",
-    "head": "blocks.{}.attn.hook_z",
+    "heads": "blocks.{}.attn.hook_z",
 }
 Hooks = list[tuple[str, Callable[..., Any]]]
 

@@ -43,7 +43,7 @@ def _facts(n: int) -> list[Fact]:
 @pytest.fixture(scope="module")
 def everything(_loaded_tiny: HookedTransformer, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
     model = _loaded_tiny
-    traces = [causal_trace(model, fact, samples=2, kinds=("resid", "mlp", "head")) for fact in _facts(14)]
+    traces = [causal_trace(model, fact, samples=2, kinds=("resid", "mlp", "heads")) for fact in _facts(14)]
     frame = pd.DataFrame(
         {
             "fact": np.repeat(range(3), 2),
@@ -185,7 +185,7 @@ def test_a_peak_elsewhere_does_not_hide_the_site_that_the_paper_names() -> None:
 def test_small_effects_are_called_so_and_heads_are_named() -> None:
     effect = np.full((4, 5, 3), 0.001)
     effect[2, 3, 1] = 0.03
-    (sentence,) = [one for one in _findings({"head": effect}) if one.startswith("Heads")]
+    (sentence,) = [one for one in _findings({"heads": effect}) if one.startswith("Heads")]
     assert "at the first subsequent token, layer 3, head 1: next to nothing." in sentence
 
 

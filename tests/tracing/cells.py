@@ -59,7 +59,7 @@ def traced(model: Any, case: Case, **options: Any) -> Trace:
         "window": WINDOW, "neuron_layer": NEURON_LAYER, "tokens": case.tokens, "direction": case.direction,
         "kinds": tuple(TRACED), **options,
     }  # fmt: skip
-    if "neuron" not in settings["kinds"]:
+    if "neurons" not in settings["kinds"]:
         settings["neuron_layer"] = None
     return run_cells(model, case.setup(model), plan_cells(model, **settings))
 
@@ -122,7 +122,7 @@ def check(model: Any, case: Case, dtype: torch.dtype, *, count: int) -> None:
         assert np.ptp(values) > 1e-4
         for at in some_cells(whole, kind, count, chance):
             token, *rest = at
-            layer = NEURON_LAYER if kind == "neuron" else rest.pop(0)
+            layer = NEURON_LAYER if kind == "neurons" else rest.pop(0)
             wanted = textbook.cell(kind, places(whole)[token], layer, rest[0] if rest else None)
             found = values[(slice(None), *at)]
             np.testing.assert_allclose(found, wanted, rtol=0, atol=near, err_msg=f"{kind} {at}")

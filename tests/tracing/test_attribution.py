@@ -79,7 +79,7 @@ def test_two_prompts_are_compared_at_the_tokens_in_which_they_differ(architectur
 
 
 def test_a_contrast_is_the_difference_of_its_continuations(architectures: Models) -> None:
-    model, kinds = architectures("neox"), ("resid", "mlp", "severed_mlp", "head")
+    model, kinds = architectures("neox"), ("resid", "mlp", "severed_mlp", "heads")
     wanted, other = " trumpet too,", " guitar"
     parts = [estimated(model, answer=text, kinds=kinds) for text in (wanted, other)]
     whole = estimated(model, answer=Contrast(wanted, other), kinds=kinds)
@@ -156,21 +156,21 @@ def test_gradients_flow_in_a_model_without_trainable_weights(tiny_model: HookedT
 
 def test_the_trace_says_how_it_was_made_and_is_saved(tiny_model: HookedTransformer, tmp_path: Path) -> None:
     trace = estimated(
-        tiny_model, method="integrated", steps=2, kinds=("mlp", "head", "neuron"), neuron_layer=1
+        tiny_model, method="integrated", steps=2, kinds=("mlp", "heads", "neurons"), neuron_layer=1
     )
     told = {name: trace.settings[name] for name in ("method", "steps", "direction", "neuron_layer", "check")}
     assert told == {
         "method": "integrated", "steps": 2, "direction": "denoising", "neuron_layer": 1, "check": None,
     }  # fmt: skip
-    assert trace.data["neuron"].dims == ("sample", "token", "neuron_index")
-    assert trace.data["neuron"].attrs["layer"] == 1
+    assert trace.data["neurons"].dims == ("sample", "token", "neuron")
+    assert trace.data["neurons"].attrs["layer"] == 1
     trace.save(tmp_path / "trace.nc")
     assert Trace.load(tmp_path / "trace.nc") == trace
     assert estimated(tiny_model, steps=7).settings["steps"] is None
 
 
 def test_the_check_compares_random_cells_with_exact_ones(architectures: Models) -> None:
-    model, kinds = architectures("gpt2"), ("resid", "mlp", "head", "neuron")
+    model, kinds = architectures("gpt2"), ("resid", "mlp", "heads", "neurons")
     options: dict[str, Any] = {"kinds": kinds, "neuron_layer": 2, "samples": 2, "seed": 5}
     trace = estimated(model, check=10_000, **options)
     exact = causal_trace(model, FACT, metric="logprob", **{**options, "samples": 1})
@@ -210,9 +210,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"samples": 0}, RangeError, "samples: expected a whole number of at least 1, got 0"),
     ({"batch_size": 0}, RangeError, "batch_size: expected a whole number"),
     ({"check": -1}, RangeError, "check: expected a whole number of 1 or more, got -1"),
-    ({"kinds": ("neuron",)}, InputError, "neuron_layer: expected the layer whose neurons are wanted"),
-    ({"neuron_layer": 1}, InputError, "neuron_layer: expected None without the kind 'neuron', got 1"),
-    ({"kinds": ("neuron",), "neuron_layer": 9}, RangeError, "neuron_layer must be an integer from 0 to 2"),
+    ({"kinds": ("neurons",)}, InputError, "neuron_layer: expected the layer whose neurons are wanted"),
+    ({"neuron_layer": 1}, InputError, "neuron_layer: expected None without the kind 'neurons', got 1"),
+    ({"kinds": ("neurons",), "neuron_layer": 9}, RangeError, "neuron_layer must be an integer from 0 to 2"),
     ({"metric": "loss"}, InputError, "metric: expected one of"),
     ({"corrupted": OTHER, "corruption": GaussianNoise()}, InputError, "corruption: expected None, since"),
     ({"corrupted": "Chet Baker plays"}, TextError, "corrupted: expected 4 tokens"),

@@ -66,7 +66,7 @@ def some_cells(trace: Trace, kind: str, some: int, seed: int) -> list[tuple[int,
 
 
 def set_by(kind: str, cell: tuple[int, ...], n_layers: int) -> list[Any]:
-    token, layer, part = (cell[0], LAYER, cell[1]) if kind == "neuron" else (*cell, 0)[:3]
+    token, layer, part = (cell[0], LAYER, cell[1]) if kind == "neurons" else (*cell, 0)[:3]
     return settings(kind, token, layer, part, width=WINDOW, n_layers=n_layers)
 
 
@@ -103,7 +103,7 @@ def test_integrated_is_the_mean_gradient_between_the_embeddings(architectures: M
     model = architectures(kind)
     noise = draws(model, 1)
     clean, corrupted = sides(model, noise[0])
-    single = ("resid", "head", "q", "k", "v", "pattern", "neuron")
+    single = ("resid", "heads", "q", "k", "v", "pattern", "neurons")
     for direction, base, source in (("denoising", corrupted, clean), ("noising", clean, corrupted)):
         trace = estimated(model, noise, kinds=single, method="integrated", steps=3, direction=direction)
         patching = Patching(model, base, source, answer_logprob(model))
@@ -152,7 +152,7 @@ def test_a_bridge_gives_the_numbers_of_the_model_that_it_wraps(
     tiny_folder: Path, tiny_model: HookedTransformer
 ) -> None:
     bridge = TransformerBridge.boot_transformers(str(tiny_folder), device="cpu")
-    noise, kinds = draws(tiny_model), ("resid", "mlp", "attn", "severed_mlp", "head", "v")
+    noise, kinds = draws(tiny_model), ("resid", "mlp", "attn", "severed_mlp", "heads", "v")
     bridge.tokenizer = tiny_model.tokenizer
     found, wanted = (
         attribution_patching(

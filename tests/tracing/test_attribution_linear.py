@@ -21,8 +21,8 @@ from tests.oracles.attribution_loop import Patching, Side, settings
 from tests.tracing.linear import linear_model, without_softmax
 
 FACT = Fact("{} plays the", "Miles Davis", " trumpet")
-LINEAR = ("resid", "mlp", "attn", "severed_mlp", "severed_attn", "head", "v", "neuron")
-ATTENDING = ("q", "k", "v", "pattern", "head")
+LINEAR = ("resid", "mlp", "attn", "severed_mlp", "severed_attn", "heads", "v", "neurons")
+ATTENDING = ("q", "k", "v", "pattern", "heads")
 MODELS: dict[str, dict[str, Any]] = {
     "sequential": {},
     "grouped": {"grouped": True, "rotary": True},
@@ -72,7 +72,7 @@ def encode_first(trace: Trace) -> int:
 
 
 def oracle_cell(kind: str, cell: tuple[int, ...], model: Any, window: int, layer: int | None) -> list[Any]:
-    if kind == "neuron":
+    if kind == "neurons":
         token, part = cell
         assert layer is not None
         cell = (token, layer, part)
@@ -101,7 +101,7 @@ def require_exact(
         clean, corrupted = sides(model, draw)
         patching = Patching(model, *((clean, corrupted) if noising else (corrupted, clean)), logit)
         for cell in cells(trace, kind, some):
-            if kind != "neuron" and layer is not None:
+            if kind != "neurons" and layer is not None:
                 cell = (cell[0], layer, *cell[2:])
             wanted = patching.exact(oracle_cell(kind, cell, model, window, layer))
             assert float(effects.values[(sample, *cell)]) == pytest.approx(wanted, abs=1e-9), (kind, cell)
@@ -118,7 +118,7 @@ def test_on_a_linear_model_every_estimate_is_the_exact_effect(
         model, noise=noise, kinds=LINEAR, metric=logit, window=3, neuron_layer=1, direction=direction
     )
     for kind in LINEAR:
-        require_exact(trace, model, noise, kind, window=3, layer=1 if kind == "neuron" else None)
+        require_exact(trace, model, noise, kind, window=3, layer=1 if kind == "neurons" else None)
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])

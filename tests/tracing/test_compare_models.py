@@ -29,8 +29,8 @@ def bump(
         rows = [np.zeros(n_layers), 0.2 * shape[::-1], *[0.1 * shape] * middle, shape]
         grid = np.stack(rows) + noise * rng.normal(size=(len(rows), n_layers))
         grid[0] = 0
-        one = {"mlp": grid, "head": np.repeat(grid[..., None], 2, axis=-1)}
-        axes = {"head": ("layer", "unit")}
+        one = {"mlp": grid, "heads": np.repeat(grid[..., None], 2, axis=-1)}
+        axes = {"heads": ("layer", "head")}
         traces.append(written(one, roles=roles, axes=axes, fingerprint=f"{n_layers} {peak}", window=n_layers))
     return traces
 
@@ -60,7 +60,7 @@ def test_a_model_is_the_same_as_itself_and_its_layers_are_points_of_the_grid() -
     expected = table[(table["kind"] == "mlp") & (table["role"] != "before subject")]
     for column in ("mean", "low", "high"):
         assert curve[column].tolist() == pytest.approx(expected[column].tolist())
-    heads = found.curves[(found.curves["model"] == "one") & (found.curves["kind"] == "head")]
+    heads = found.curves[(found.curves["model"] == "one") & (found.curves["kind"] == "heads")]
     assert heads["mean"].tolist() == pytest.approx(curve["mean"].tolist())  # the mean of two equal ones
     assert set(curve[curve["role"] == "middle subject tokens"]["n_facts"]) == {4}
 

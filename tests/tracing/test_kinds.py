@@ -44,7 +44,7 @@ def test_in_bf16_cells_are_those_of_exact_arithmetic_but_for_rounding(
         for weight in exact.parameters():
             weight.copy_(weight.bfloat16())
     rough = copy.deepcopy(exact).to(torch.bfloat16, print_details=False)
-    kinds = tuple(name for name in TRACED if name != "neuron")
+    kinds = tuple(name for name in TRACED if name != "neurons")
     wanted, found = (traced(model, CASES[2], kinds=kinds) for model in (exact, rough))
     effects, rounded = (
         np.concatenate([trace.indirect_effect(name).values.ravel() for name in kinds])

@@ -63,7 +63,7 @@ def test_states_with_other_axes_are_refused(architectures: Models, monkeypatch: 
 
     monkeypatch.setattr("mechstyle.tracing.restoration.capture", joined)
     with pytest.raises(ModelError, match=r"hook_z to have the axes \[row, position, 4 heads, .* got"):
-        traced(model, CASES[0], kinds=("head",), engine="whole")
+        traced(model, CASES[0], kinds=("heads",), engine="whole")
     with pytest.raises(ModelError, match="hook_k to have the axes .* 2 heads"):
         traced(model, CASES[0], kinds=("k",), engine="whole")
 
@@ -73,7 +73,7 @@ def test_hooks_of_the_user_count_in_every_kind(architectures: Models) -> None:
     model = copy.deepcopy(architectures("phi"))
     model.add_hook("blocks.1.attn.hook_z", lambda state, hook: state * 1.5)
     model.add_hook("blocks.0.hook_mlp_out", lambda state, hook: state * 0.5)
-    assert traced(model, CASES[0], kinds=("head",)).settings["engine"] == "whole"
+    assert traced(model, CASES[0], kinds=("heads",)).settings["engine"] == "whole"
     check(model, CASES[0], torch.float64, count=2)
 
 
@@ -87,9 +87,9 @@ def test_ungrouped_queries_have_a_key_and_value_a_head(architectures: Models) ->
     model, case = architectures("llama-gqa"), CASES[0]
     split = copy.deepcopy(model)
     split.set_ungroup_grouped_query_attention(True)
-    trace = traced(split, case, kinds=("k", "v", "head"))
+    trace = traced(split, case, kinds=("k", "v", "heads"))
     assert trace.settings["engine"] == "whole"
-    assert trace.data["k"].sizes["kv_head_index"] == 4
-    grouped = traced(model, case, kinds=("k", "v", "head"))
-    assert grouped.data["v"].sizes["kv_head_index"] == 2
-    np.testing.assert_allclose(trace.data["head"].values, grouped.data["head"].values, rtol=0, atol=1e-10)
+    assert trace.data["k"].sizes["kv_head"] == 4
+    grouped = traced(model, case, kinds=("k", "v", "heads"))
+    assert grouped.data["v"].sizes["kv_head"] == 2
+    np.testing.assert_allclose(trace.data["heads"].values, grouped.data["heads"].values, rtol=0, atol=1e-10)

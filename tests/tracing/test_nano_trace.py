@@ -94,7 +94,7 @@ def test_a_cell_is_the_run_with_the_shipped_state(
     assert trace.data["resid"].values[0, -1, -1] == pytest.approx(trace.clean, abs=1e-5)
 
 
-OF_HEADS = {"q": "q", "k": "k", "v": "v", "pattern": "attSm", "head": None}
+OF_HEADS = {"q": "q", "k": "k", "v": "v", "pattern": "attSm", "heads": None}
 """Kind of cell -> the shipped activation of layer 0; what a head takes in is its pattern times its values."""
 
 
@@ -117,7 +117,7 @@ def test_a_cell_of_one_head_is_the_run_with_its_shipped_state(
     trace = activation_patching(nano, one, other, answer=answer, kinds=(kind,), direction=direction)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     state = of_heads(shipped, kind, source)
-    hook = {"pattern": "pattern", "head": "z"}.get(kind, kind)
+    hook = {"pattern": "pattern", "heads": "z"}.get(kind, kind)
     expected = np.empty((N_PROMPT, 3))
     for token, head in np.ndindex(expected.shape):
 

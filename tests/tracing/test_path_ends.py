@@ -28,7 +28,7 @@ LOGITS = (Receiver(None, "logits"),)
         ({"receivers": (Receiver(1, "q", 4),)}, RangeError, "receivers: head must be an integer from 0 to 3"),
         ({"receivers": (Receiver(1, "k", 2),)}, RangeError, "since the model has 2 key and value heads"),
         ({"senders": ()}, InputError, "senders: expected one or more different ones"),
-        ({"senders": "head"}, InputError, "senders: expected one or more different ones"),
+        ({"senders": "heads"}, InputError, "senders: expected one or more different ones"),
         ({"senders": ("attn",)}, InputError, r"senders: expected .*, got \('attn',\)"),
         ({"direction": "both"}, InputError, "direction: expected 'denoising' or 'noising', got 'both'"),
         ({"through_mlps": "yes"}, InputError, "through_mlps: expected True or False, got 'yes'"),

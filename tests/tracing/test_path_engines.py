@@ -59,7 +59,7 @@ def patched(
     base, source = prompts(model)
     places = places_of(model.cfg, receivers)
     runs = engine.of(model, Pair(base, source, places, n_answer, run_mlps))
-    senders = senders_of(model.cfg, ("head", "mlp"))
+    senders = senders_of(model.cfg, ("heads", "mlp"))
     found = dict.fromkeys(senders, runs.base_logits[0])
     for some, logits in runs.patched(senders, positions, max_rows=max_rows):
         assert len(logits) == len(some) <= max_rows
@@ -80,7 +80,7 @@ def check(
     several = list(several)
     options: dict[str, Any] = {"positions": positions, "run_mlps": run_mlps}
     # Heads of both groups, where there are groups.
-    senders = [one for one in senders_of(model.cfg, ("head", "mlp")) if one.head in (None, 1, 2)]
+    senders = [one for one in senders_of(model.cfg, ("heads", "mlp")) if one.head in (None, 1, 2)]
     logits = path_loop.path_patching(
         model,
         *prompts(model),

@@ -61,7 +61,7 @@ def test_every_value_is_that_of_the_textbook(
     )
     sides = clean.ids[None, :-1], corrupted.ids[None, :-1]
     base, source = sides if direction == "noising" else sides[::-1]
-    senders = [(one.kind, one.layer, one.head) for one in senders_of(model.cfg, ("head",))]
+    senders = [(one.kind, one.layer, one.head) for one in senders_of(model.cfg, ("heads",))]
     logits = path_loop.path_patching(
         model,
         base,
@@ -77,7 +77,9 @@ def test_every_value_is_that_of_the_textbook(
         for ids in sides
     ]
     for engine in ("resume", "whole"):
-        trace = paths(model, senders=("head",), through_mlps=through_mlps, direction=direction, engine=engine)
+        trace = paths(
+            model, senders=("heads",), through_mlps=through_mlps, direction=direction, engine=engine
+        )
         np.testing.assert_allclose(values(trace)[0], wanted, atol=1e-9)
         np.testing.assert_allclose([trace.clean, trace.corrupted.item()], ends, atol=1e-9)
 
@@ -88,7 +90,7 @@ def test_with_mlps_held_direct_effects_on_the_residual_stream_add_up_to_the_diff
 ) -> None:
     model = architectures(kind)
     base, source = (encode(model, text, prepend_bos=False).ids[None] for text in (CORRUPTED, CLEAN))
-    places, senders = places_of(model.cfg, LOGITS), senders_of(model.cfg, ("head", "mlp"))
+    places, senders = places_of(model.cfg, LOGITS), senders_of(model.cfg, ("heads", "mlp"))
     runs, reverse = (
         ResumedPaths.of(model, Pair(*pair, places, n_answer=1, run_mlps=False))
         for pair in ((base, source), (source, base))
@@ -109,7 +111,7 @@ def test_a_sender_that_no_receiver_can_hear_changes_nothing(
 ) -> None:
     receivers = (Receiver(1, "q", 0), Receiver(1, "mlp"))
     effect = paths(architectures(kind), receivers, engine=engine)
-    heads, mlps = (effect.indirect_effect(kind).values[0] for kind in ("head", "mlp"))
+    heads, mlps = (effect.indirect_effect(kind).values[0] for kind in ("heads", "mlp"))
     hears_own_layer = kind != "gptj"  # whose MLPs read what attention reads
     assert (np.abs(heads[0]) > 1e-6).all()
     assert (np.abs(heads[1]) > 1e-6).all() == hears_own_layer
@@ -138,7 +140,7 @@ def test_a_layers_senders_past_its_own_residual_stream_are_plain_patches(
     clean, corrupted = (
         encode(model, text, target=" trumpet too", prepend_bos=False) for text in (CLEAN, CORRUPTED)
     )
-    names = {"head": f"blocks.{layer}.attn.hook_z", "mlp": f"blocks.{layer}.hook_mlp_out"}
+    names = {"heads": f"blocks.{layer}.attn.hook_z", "mlp": f"blocks.{layer}.hook_mlp_out"}
     states = path_loop.run(model, clean.ids[None, :-1], {}, list(names.values()))[1]
     trace = paths(model, (Receiver(layer, "resid"),))
 
@@ -149,8 +151,8 @@ def test_a_layers_senders_past_its_own_residual_stream_are_plain_patches(
         logits = path_loop.run(model, corrupted.ids[None, :-1], {name: edit})[0]
         return trace_loop.score(logits, clean.ids.tolist(), N_PROMPT, "logprob")
 
-    heads = [patched(names["head"], (head,)) for head in range(4)]
-    np.testing.assert_allclose(trace.data["head"].values[0, 0, layer], heads, atol=1e-9)
+    heads = [patched(names["heads"], (head,)) for head in range(4)]
+    np.testing.assert_allclose(trace.data["heads"].values[0, 0, layer], heads, atol=1e-9)
     np.testing.assert_allclose(trace.data["mlp"].values[0, 0, layer], patched(names["mlp"], ()), atol=1e-9)
     assert np.abs(np.array(heads) - trace.corrupted.item()).min() > 1e-6
 
@@ -174,7 +176,7 @@ def test_paths_lead_through_mlps_only_where_there_is_one_in_between(architecture
             for through in (True, False)
         )
         np.testing.assert_allclose(through["mlp"][0, 0, 0], held["mlp"][0, 0, 0], atol=1e-12)
-        difference = np.abs(through["head"] - held["head"]).values[0, 0, 0]
+        difference = np.abs(through["heads"] - held["heads"]).values[0, 0, 0]
         assert (difference.min() > 1e-6) if in_between else (difference.max() < 1e-9)
 
 
@@ -236,7 +238,7 @@ def test_a_trace_of_paths_is_kept_in_a_file_and_says_how_it_was_made(
         "through_mlps": False,
         "engine": "resume",
     }
-    low, high = trace.interval("head")
+    low, high = trace.interval("heads")
     assert low.shape == high.shape == (1, 3, 4)
 
 

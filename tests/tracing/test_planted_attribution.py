@@ -52,11 +52,11 @@ def test_the_planted_mlp_head_value_and_neuron_are_ranked_first(form: str, direc
     planted = mlp_fact(**FORMS[form])
     write, read = planted.write, planted.read
     group = HEAD // 2 if "grouped" in form else HEAD
-    kinds = ("mlp", "attn", "head", "q", "k", "v", "pattern", "neuron")
+    kinds = ("mlp", "attn", "heads", "q", "k", "v", "pattern", "neurons")
     trace = estimated(planted, kinds=kinds, neuron_layer=write, direction=direction)
     truth = {
-        "mlp": [(LAST, write)], "attn": [(END, read)], "head": [(END, read, HEAD)], "q": [], "k": [],
-        "v": [(LAST, read, group)], "pattern": [], "neuron": [(LAST, NEURON)],
+        "mlp": [(LAST, write)], "attn": [(END, read)], "heads": [(END, read, HEAD)], "q": [], "k": [],
+        "v": [(LAST, read, group)], "pattern": [], "neurons": [(LAST, NEURON)],
     }  # fmt: skip
     check(trace, truth)
 
@@ -76,19 +76,19 @@ def test_a_dead_neuron_hides_what_lies_below_it_from_the_gradient_and_not_from_t
 def test_a_saturated_pattern_hides_a_query_from_the_gradient_and_not_from_the_path() -> None:
     planted = query_hop()
     read, end = planted.read, 7
-    blind = estimated(planted, kinds=("q", "head"))
+    blind = estimated(planted, kinds=("q", "heads"))
     assert large(blind, "q") == set()
-    path = estimated(planted, kinds=("q", "k", "head"), method="integrated", steps=200)
+    path = estimated(planted, kinds=("q", "k", "heads"), method="integrated", steps=200)
     check(path, {"k": []})
     found = path.indirect_effect("q").values
     assert np.unravel_index(found.argmax(), found.shape) == (end, read, HEAD)
-    assert large(path, "head") == {(end, planted.write, OTHER_HEAD), (end, read, HEAD)}
+    assert large(path, "heads") == {(end, planted.write, OTHER_HEAD), (end, read, HEAD)}
 
 
 @pytest.mark.parametrize("make", [mlp_fact, attention_fact])
 def test_the_largest_estimate_is_the_largest_effect(make: Any) -> None:
     planted = make()
-    kinds = ("mlp", "attn", "head", "v")
+    kinds = ("mlp", "attn", "heads", "v")
     draws = cancelling(planted, planted.fact)
     exact = causal_trace(planted.model, planted.fact, kinds=kinds, noise=draws, window=1, metric="logprob")
     trace = estimated(planted, kinds=kinds)
@@ -103,5 +103,5 @@ def test_the_largest_estimate_is_the_largest_effect(make: Any) -> None:
 def test_a_pair_of_prompts_gives_the_place_as_well() -> None:
     planted = mlp_fact()
     stranger = Fact(planted.fact.template, "Miles Einstein", planted.fact.target)
-    trace = attribution_patching(planted.model, planted.fact, stranger, kinds=("mlp", "head"), window=1)
-    check(trace, {"mlp": [(LAST, planted.write)], "head": [(END, planted.read, HEAD)]})
+    trace = attribution_patching(planted.model, planted.fact, stranger, kinds=("mlp", "heads"), window=1)
+    check(trace, {"mlp": [(LAST, planted.write)], "heads": [(END, planted.read, HEAD)]})

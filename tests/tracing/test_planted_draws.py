@@ -13,7 +13,7 @@ from tests.planted import NEURON, Planted, mlp_fact
 
 SIGMA = 0.3
 LEVEL = 0.9
-REPEATS = 50
+REPEATS = 30
 
 
 @pytest.fixture(scope="module")

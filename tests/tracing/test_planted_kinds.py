@@ -33,7 +33,7 @@ FORMS: Mapping[str, dict[str, Any]] = {
 }
 FIRST, LAST, NEXT, END = range(4)
 """Tokens of "Miles Davis plays the"."""
-KINDS = ("resid", "severed_mlp", "severed_attn", "head", "q", "k", "v", "pattern")
+KINDS = ("resid", "severed_mlp", "severed_attn", "heads", "q", "k", "v", "pattern")
 
 
 def traced(planted: Planted, **settings: Any) -> Trace:
@@ -82,7 +82,7 @@ def test_a_fact_in_one_mlp_runs_over_its_value_and_one_head(form: str, engine: s
         # Below the MLP the subject's state needs it; above, nothing more.
         "severed_mlp": [(token, layer) for token, layer in whole if token == END or layer >= write],
         "severed_attn": whole,
-        "head": [(END, read, HEAD)],
+        "heads": [(END, read, HEAD)],
         "q": [],
         "k": [],
         "v": [(LAST, read, kv(HEAD, FORMS[form]))],
@@ -100,7 +100,7 @@ def test_a_fact_in_two_heads_is_cut_by_severing_attention_and_not_by_severing_ml
         "resid": whole,
         "severed_mlp": whole,
         "severed_attn": [(token, layer) for token, layer in whole if token == END or layer >= write],
-        "head": [(LAST, write, HEAD), (END, read, HEAD)],
+        "heads": [(LAST, write, HEAD), (END, read, HEAD)],
         "q": [],
         "k": [],
         "v": [(LAST, layer, kv(HEAD, FORMS[form])) for layer in (write, read)],
@@ -114,7 +114,7 @@ def test_a_head_that_reads_the_subject_itself_is_cut_by_nothing_at_the_subject()
     read = planted.read
     whole = [*((LAST, layer) for layer in range(read)), *((END, layer) for layer in range(read, 4))]
     truth: dict[str, Any] = dict.fromkeys(("resid", "severed_mlp", "severed_attn"), whole)
-    truth |= {"head": [(END, read, HEAD)], "v": [(LAST, read, HEAD)], "q": [], "k": [], "pattern": []}
+    truth |= {"heads": [(END, read, HEAD)], "v": [(LAST, read, HEAD)], "q": [], "k": [], "pattern": []}
     only(traced(planted), truth, tolerance=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_a_name_that_becomes_a_query_is_found_in_the_query_and_the_pattern(form:
         "severed_mlp": whole,
         # At the last token the reading head itself is cut off, until it has read.
         "severed_attn": [(last, 0), (end, read)],
-        "head": [(end, write, OTHER_HEAD), (end, read, HEAD)],
+        "heads": [(end, write, OTHER_HEAD), (end, read, HEAD)],
         "q": [(end, read, HEAD)],
         "k": [],
         "v": [(last, write, kv(OTHER_HEAD, FORMS[form]))],
@@ -146,7 +146,7 @@ def test_a_name_that_becomes_a_key_is_found_in_the_key_and_the_pattern(form: str
         "resid": whole,
         "severed_mlp": whole,
         "severed_attn": whole,
-        "head": [(colour, write, OTHER_HEAD), (end, read, HEAD)],
+        "heads": [(colour, write, OTHER_HEAD), (end, read, HEAD)],
         "q": [],
         "k": [(colour, read, kv(HEAD, FORMS[form]))],
         "v": [(last, write, kv(OTHER_HEAD, FORMS[form]))],
@@ -159,9 +159,9 @@ def test_a_name_that_becomes_a_key_is_found_in_the_key_and_the_pattern(form: str
 def test_one_neuron_carries_the_fact(form: str) -> None:
     planted = mlp_fact(**FORMS[form])
     for layer in (planted.write, planted.write + 1):
-        trace = traced(planted, kinds=("neuron",), neuron_layer=layer)
+        trace = traced(planted, kinds=("neurons",), neuron_layer=layer)
         truth = [(LAST, NEURON)] if layer == planted.write else []
-        only(trace, {"neuron": truth}, tolerance=loose(FORMS[form]))
+        only(trace, {"neurons": truth}, tolerance=loose(FORMS[form]))
 
 
 @pytest.mark.parametrize("engine", ["resume", "whole"])
@@ -173,7 +173,7 @@ def test_of_two_needed_tokens_only_both_together_recover_the_fact(form: str, eng
         "first": [FIRST], "last": "last subject token", "both": [FIRST, LAST],
         "not the last": [FIRST, NEXT, END], "end": "last prompt token",
     }  # fmt: skip
-    kinds = ("resid", "mlp", "attn", "head", "v")
+    kinds = ("resid", "mlp", "attn", "heads", "v")
     trace = traced(planted, kinds=kinds, tokens=sets, engine=engine)
     both, end = [2], [3, 4]
     truth = {
@@ -183,7 +183,7 @@ def test_of_two_needed_tokens_only_both_together_recover_the_fact(form: str, eng
         "mlp": [(at, read) for at in end],
         "attn": [(at, write) for at in end],
         # Each head brings one of the two names.
-        "head": [],
+        "heads": [],
         "v": [],
     }  # fmt: skip
     only(trace, truth, tolerance=loose(FORMS[form]))

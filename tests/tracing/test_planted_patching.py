@@ -28,7 +28,7 @@ from tests.planted import (
 
 Cell = tuple[int, ...]
 FIRST, LAST, NEXT, END = range(4)
-KINDS = ("resid", "mlp", "attn", "head", "q", "k", "v", "pattern", "severed_mlp", "severed_attn")
+KINDS = ("resid", "mlp", "attn", "heads", "q", "k", "v", "pattern", "severed_mlp", "severed_attn")
 DIRECTIONS: Any = pytest.mark.parametrize("direction", ["denoising", "noising"])
 
 
@@ -57,15 +57,15 @@ def test_what_denoising_brings_back_noising_takes_away_on_a_single_path(
     write, read = planted.write, planted.read
     whole = [*((LAST, layer) for layer in range(read)), *((END, layer) for layer in range(read, 6))]
     truth = {
-        "resid": whole, "mlp": [(LAST, write)], "attn": [(END, read)], "head": [(END, read, HEAD)],
+        "resid": whole, "mlp": [(LAST, write)], "attn": [(END, read)], "heads": [(END, read, HEAD)],
         "q": [], "k": [], "pattern": [], "v": [(LAST, read, HEAD // 2 if grouped else HEAD)],
         "severed_mlp": [(token, layer) for token, layer in whole if token == END or layer >= write],
         "severed_attn": whole,
     }  # fmt: skip
     trace = patched(planted, kinds=KINDS, direction=direction)
     only(trace, truth)
-    neurons = patched(planted, kinds=("neuron",), neuron_layer=write, direction=direction)
-    only(neurons, {"neuron": [(LAST, NEURON)]})
+    neurons = patched(planted, kinds=("neurons",), neuron_layer=write, direction=direction)
+    only(neurons, {"neurons": [(LAST, NEURON)]})
     assert trace.total_effect() > 5
 
 
@@ -88,30 +88,30 @@ def test_of_two_needed_names_noising_finds_each_and_denoising_none() -> None:
     planted = both_tokens()
     write, names = planted.write, "Einstein Einstein"
     sets: dict[str, Any] = {"first": [FIRST], "last": [LAST], "both": [FIRST, LAST]}
-    settings: dict[str, Any] = {"kinds": ("resid", "head"), "tokens": sets | {"end": [END]}}
+    settings: dict[str, Any] = {"kinds": ("resid", "heads"), "tokens": sets | {"end": [END]}}
     back = patched(planted, names, **settings)
     gone = patched(planted, names, **settings, direction="noising")
     end = [(3, layer) for layer in range(write, 4)]
-    only(back, {"resid": [(2, 0), *end], "head": []})
+    only(back, {"resid": [(2, 0), *end], "heads": []})
     each = [(0, 0), (1, 0), (2, 0), *end]
-    only(gone, {"resid": each, "head": [(3, write, OTHER_HEAD), (3, write, HEAD)]})
+    only(gone, {"resid": each, "heads": [(3, write, OTHER_HEAD), (3, write, HEAD)]})
 
 
 def test_a_contrast_of_two_subjects_is_turned_round_by_the_planted_parts_alone() -> None:
     planted = mlp_fact()
     contrast = Contrast(FACTS[0].target, FACTS[1].target)
-    trace = patched(planted, "Chet Baker", answer=contrast, kinds=("mlp", "head"))
+    trace = patched(planted, "Chet Baker", answer=contrast, kinds=("mlp", "heads"))
     assert (trace.clean, float(trace.corrupted[0])) == (
         pytest.approx(12, abs=1e-3),
         pytest.approx(-12, abs=1e-3),
     )
-    only(trace, {"mlp": [(LAST, planted.write)], "head": [(END, planted.read, HEAD)]})
+    only(trace, {"mlp": [(LAST, planted.write)], "heads": [(END, planted.read, HEAD)]})
 
 
 @pytest.mark.parametrize("engine", ["resume", "whole"])
 def test_denoising_is_noising_with_the_prompts_exchanged(tiny_model: HookedTransformer, engine: Any) -> None:
     one, other = "The instrument of Miles Davis is the", "The instrument of Bill Evans is the"
-    for settings in ({"kinds": KINDS}, {"kinds": ("neuron",), "neuron_layer": 1}):
+    for settings in ({"kinds": KINDS}, {"kinds": ("neurons",), "neuron_layer": 1}):
         shared: dict[str, Any] = {"answer": " trumpet too", "engine": engine, **settings}
         back = activation_patching(tiny_model, one, other, **shared)
         gone = activation_patching(tiny_model, other, one, **shared, direction="noising")

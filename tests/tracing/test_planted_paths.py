@@ -39,7 +39,7 @@ def share(trace: Trace, kind: str) -> NDArray[np.float64]:
 def only(trace: Trace, heads: Iterable[tuple[int, int]], mlps: Iterable[int], *, tolerance: float) -> None:
     """These senders carry everything, all others nothing; noising takes away what denoising gives."""
     sign = -1 if trace.settings["direction"] == "noising" else 1
-    for kind, cells in (("head", heads), ("mlp", mlps)):
+    for kind, cells in (("heads", heads), ("mlp", mlps)):
         found = share(trace, kind)
         expected = np.zeros_like(found)
         for cell in cells:
@@ -136,8 +136,8 @@ def test_a_path_may_lead_through_an_mlp_or_past_all() -> None:
 def test_senders_are_patched_at_the_named_tokens_only() -> None:
     planted = query_hop()
     sets: dict[str, Any] = {"name": [5], "last": "last prompt token", "all after": [5, 6, 7]}
-    trace = patched(planted, Receiver(planted.read, "q", head=HEAD), tokens=sets, senders=("head",))
-    found = trace.indirect_effect("head").values / float(trace.total_effect())
+    trace = patched(planted, Receiver(planted.read, "q", head=HEAD), tokens=sets, senders=("heads",))
+    found = trace.indirect_effect("heads").values / float(trace.total_effect())
     expected = np.zeros_like(found)
     expected[1:, planted.write, OTHER_HEAD] = 1
     np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -27,7 +27,7 @@ def pair(architectures: Callable[..., HookedTransformer]) -> Pair:
     model = architectures("gpt2")
 
     def traces(**options: Any) -> tuple[Trace, Trace]:
-        options = {"samples": 2, "window": 2, "kinds": ("mlp", "head"), **options}
+        options = {"samples": 2, "window": 2, "kinds": ("mlp", "heads"), **options}
         estimate = attribution_patching(model, FACT, check=0, **options)
         return causal_trace(model, FACT, metric="logprob", **options), estimate
 
@@ -37,7 +37,7 @@ def pair(architectures: Callable[..., HookedTransformer]) -> Pair:
 def test_it_is_spearmans_over_the_cells_from_the_subject_on(pair: Pair) -> None:
     exact, estimate = pair()
     first = exact.token("first subject token")
-    for kind in ("mlp", "head"):
+    for kind in ("mlp", "heads"):
         found = rank_correlation(exact, estimate, kind)
         numbers = [trace.indirect_effect(kind).values[first:].ravel() for trace in (exact, estimate)]
         assert found.value == pytest.approx(spearmanr(*numbers).statistic)

@@ -37,17 +37,17 @@ def trace(model: HookedTransformer) -> Trace:
 
 
 def test_every_kind_has_its_axes(trace: Trace) -> None:
-    heads = ("sample", "token", "layer", "head_index")
-    groups = ("sample", "token", "layer", "kv_head_index")
+    heads = ("sample", "token", "layer", "head")
+    groups = ("sample", "token", "layer", "kv_head")
     wanted = {
         **dict.fromkeys(("resid", "mlp", "attn", "severed_mlp", "severed_attn"), heads[:3]),
-        **dict.fromkeys(("head", "q", "pattern"), heads), "k": groups, "v": groups,
-        "neuron": ("sample", "token", "neuron_index"),
+        **dict.fromkeys(("heads", "q", "pattern"), heads), "k": groups, "v": groups,
+        "neurons": ("sample", "token", "neuron"),
     }  # fmt: skip
     assert {kind: trace.data[kind].dims for kind in trace.kinds} == wanted
-    assert trace.data.sizes["head_index"] == trace.data.sizes["kv_head_index"] == 4
-    assert trace.data.sizes["neuron_index"] == 128
-    assert trace.data["neuron"].attrs["layer"] == trace.settings["neuron_layer"] == 2
+    assert trace.data.sizes["head"] == trace.data.sizes["kv_head"] == 4
+    assert trace.data.sizes["neuron"] == 128
+    assert trace.data["neurons"].attrs["layer"] == trace.settings["neuron_layer"] == 2
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -63,7 +63,7 @@ def test_effects_and_intervals_have_the_axes_of_the_kind(trace: Trace, kind: str
 def test_a_loaded_trace_of_every_kind_equals_the_saved_one(trace: Trace, tmp_path: Path) -> None:
     trace.save(tmp_path / "trace.nc")
     assert Trace.load(tmp_path / "trace.nc") == trace
-    Trace(trace.data.rename(head_index="expert")).save(tmp_path / "other.nc")
+    Trace(trace.data.rename(head="expert")).save(tmp_path / "other.nc")
     with pytest.raises(FileError, match="not a trace of mechstyle"):
         Trace.load(tmp_path / "other.nc")
 
@@ -71,14 +71,14 @@ def test_a_loaded_trace_of_every_kind_equals_the_saved_one(trace: Trace, tmp_pat
 def test_the_layer_of_neurons_is_part_of_the_checksum(trace: Trace, tmp_path: Path) -> None:
     trace.save(tmp_path / "trace.nc")
     stored = xr.load_dataset(tmp_path / "trace.nc", engine="h5netcdf")
-    stored["neuron"].attrs["layer"] = 1
+    stored["neurons"].attrs["layer"] = 1
     stored.to_netcdf(tmp_path / "changed.nc", engine="h5netcdf")
     with pytest.raises(FileError, match="was changed after it was saved"):
         Trace.load(tmp_path / "changed.nc")
 
 
 def test_effects_of_noising_are_differences_from_the_clean_run(architectures: Models) -> None:
-    trace = traced(architectures("gpt2"), CASES[1], kinds=("resid", "head"))
+    trace = traced(architectures("gpt2"), CASES[1], kinds=("resid", "heads"))
     for kind in trace.kinds:
         expected = trace.data[kind].values - trace.clean
         np.testing.assert_allclose(trace.indirect_effect(kind, reduce=None).values, expected, atol=1e-12)
@@ -123,7 +123,7 @@ def test_severing_what_comes_after_changes_nothing_in_the_last_layer(trace: Trac
 
 
 def test_a_contrast_is_the_difference_of_its_two_traces(model: HookedTransformer) -> None:
-    how: dict[str, Any] = {"kinds": ("resid", "head"), "samples": 2, "metric": "logprob"}
+    how: dict[str, Any] = {"kinds": ("resid", "heads"), "samples": 2, "metric": "logprob"}
     both = causal_trace(model, FACT, answer=Contrast(" trumpet too", " piano"), **how)
     one, other = (causal_trace(model, FACT, answer=text, **how) for text in (" trumpet too", " piano"))
     assert both.clean == pytest.approx(one.clean - other.clean, abs=1e-5)
@@ -145,7 +145,7 @@ def test_kl_to_the_clean_run_is_nothing_where_it_is_restored(model: HookedTransf
 def test_any_batch_size_gives_the_same_cells_of_every_kind(
     architectures: Models, engine: Any, batch_size: int
 ) -> None:
-    model, kinds = architectures("llama-gqa"), ("severed_mlp", "head", "k")
+    model, kinds = architectures("llama-gqa"), ("severed_mlp", "heads", "k")
     case = CASES[4]
     wanted = traced(model, case, kinds=kinds, engine=engine)
     found = traced(model, case, kinds=kinds, engine=engine, batch_size=batch_size)
@@ -156,11 +156,11 @@ def test_any_batch_size_gives_the_same_cells_of_every_kind(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"kinds": ("heads",)}, InputError, "kinds: expected one or more .* head, severed_mlp, .*'heads'"),
-        ({"kinds": ("head", "head")}, InputError, "kinds: expected one or more different ones"),
-        ({"kinds": ("neuron",)}, InputError, "neuron_layer: expected the layer .* from 0 to 2, .* got None"),
-        ({"neuron_layer": 1}, InputError, "neuron_layer: expected None without the kind 'neuron', got 1"),
-        ({"kinds": ("neuron",), "neuron_layer": 3}, RangeError, "neuron_layer must be an integer from 0"),
+        ({"kinds": ("head",)}, InputError, "kinds: expected one or more .* heads, severed_mlp, .*'head'"),
+        ({"kinds": ("heads", "heads")}, InputError, "kinds: expected one or more different ones"),
+        ({"kinds": ("neurons",)}, InputError, "neuron_layer: expected the layer .* from 0 to 2, .* got None"),
+        ({"neuron_layer": 1}, InputError, "neuron_layer: expected None without the kind 'neurons', got 1"),
+        ({"kinds": ("neurons",), "neuron_layer": 3}, RangeError, "neuron_layer must be an integer from 0"),
         ({"tokens": {}}, InputError, "tokens: expected a dict of names"),
         ({"tokens": [1, 2]}, InputError, "tokens: expected a dict of names"),
         ({"tokens": {"": [1]}}, InputError, "tokens: expected texts as names"),

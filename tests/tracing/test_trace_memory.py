@@ -75,7 +75,7 @@ def held(
     ids = torch.arange(n_tokens + n_answer - 1)[None] % 50
     draws = torch.randn(SAMPLES, len(SUBJECT), 32, generator=torch.Generator().manual_seed(0))
     noise = Corrupted(draws, True, SUBJECT, {}).hook()
-    layer = 1 if kind == "neuron" else None
+    layer = 1 if kind == "neurons" else None
     plan = plan_cells(model, (kind,), window=WINDOW, neuron_layer=layer, engine=engine)
     cells = plan.cells([(token,) for token in range(n_tokens)], first=SUBJECT.start)
 
@@ -192,7 +192,7 @@ def test_the_rows_that_are_said_to_fit_into_some_memory_do(shape: str, n_tokens:
             assert found.besides <= memory
 
 
-@pytest.mark.parametrize("kind", ["severed_attn", "head", "v", "pattern", "neuron"])
+@pytest.mark.parametrize("kind", ["severed_attn", "heads", "v", "pattern", "neurons"])
 def test_cells_of_heads_and_neurons_fit_as_well(kind: str) -> None:
     model, memory = build(2, 6, d_mlp=64, n_key_value_heads=2), 2**20
     rows = rows_within(model, memory, width=6, n_positions=6, n_last=1)
