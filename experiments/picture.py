@@ -1,4 +1,4 @@
-"""Write a figure of an experiment as a picture: `python experiments/picture.py OUT/figure.html figure.png`."""
+"""Draw a figure as a picture: `python experiments/picture.py OUT/figure.html figure.png`."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_a_map_of_heads_has_a_panel_a_role_on_one_scale(table: pd.DataFrame) -> 
         (lambda table: ms.plot.average(table[table["kind"] == "heads"]), "drawn by average_map"),
         (
             lambda table: ms.plot.average_map(table, kind="resid"),
-            "expected one of mlp, head, attn, got 'resid'",
+            "expected one of mlp, heads, attn, got 'resid'",
         ),
         (lambda table: ms.plot.average_map(table, roles=["bos"]), "nothing to draw as a map"),
         (lambda table: ms.plot.average(table.drop(columns="low")), "missing: low"),

@@ -96,7 +96,7 @@ def test_tokens_are_escaped_wherever_they_are_shown() -> None:
 
 def test_kinds_and_tokens_that_are_not_there_are_refused() -> None:
     trace = planted_trace({"resid": grid(4, 3), "heads": grid(4, 3, 2)})
-    with pytest.raises(InputError, match=r"kinds: expected some of resid, head, got \['mlp'\]"):
+    with pytest.raises(InputError, match=r"kinds: expected some of resid, heads, got \['mlp'\]"):
         ms.plot.trace(trace, kinds=["mlp"])
     with pytest.raises(InputError, match="token: expected an index from 0 to 3 or a role, got 9"):
         ms.plot.trace(trace, token=9)

@@ -83,7 +83,7 @@ def test_every_part_that_was_given_is_drawn_once(everything: tuple[str, Page]) -
     _, page = everything
     names = [str(attrs["id"]) for tag, attrs in page.elements if tag == "div" and "id" in attrs]
     assert names == [
-        "average", "average-map", "average-head", "facts-mlp", "facts-resid", "lens", "saliency-1",
+        "average", "average-map", "average-heads", "facts-mlp", "facts-resid", "lens", "saliency-1",
         "saliency-2", "prompts", "localisation-mlp",
     ]  # fmt: skip
     drawn = [script for script in page.scripts if "Plotly.newPlot(" in script and len(script) < 1_000_000]
