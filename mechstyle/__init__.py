@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mechstyle.study import StudyConfig, run_study
     from mechstyle.study.editability import localisation_vs_editability
     from mechstyle.study.localisation import LocalisationCheck
-    from mechstyle.tracing.aggregate import average_by_role, suggest_layers
+    from mechstyle.tracing.aggregate import average_by_role, suggest_layers, total_effects
     from mechstyle.tracing.attribution import attribution_patching
     from mechstyle.tracing.causal_trace import causal_trace
     from mechstyle.tracing.compare_models import ModelComparison, compare_models
@@ -138,6 +138,7 @@ _HOMES = {
     "subject_variants": "tracing.subject_variants",
     "suggest_hparams": "editing.suggest",
     "suggest_layers": "tracing.aggregate",
+    "total_effects": "tracing.aggregate",
     "trace_facts": "tracing.trace_facts",
 }
 _MODULES = ("datasets", "errors", "organisms", "plot", "requests")
@@ -225,6 +226,7 @@ __all__ = [
     "subject_variants",
     "suggest_hparams",
     "suggest_layers",
+    "total_effects",
     "trace_facts",
 ]
 

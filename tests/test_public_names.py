@@ -26,7 +26,7 @@ PINNED = {
     "load_model", "localisation_vs_editability", "logit_lens", "memit", "neuron_edit", "normalized_effect",
     "organisms", "path_patching", "perplexity", "plot", "rank_correlation", "relatedness", "requests", "rome",
     "run_study", "saliency", "sample_contexts", "subject_variants", "suggest_hparams", "suggest_layers",
-    "trace_facts",
+    "total_effects", "trace_facts",
 }  # fmt: skip
 
 SIGNATURES = {
