@@ -23,7 +23,7 @@ from mechstyle.tracing.attribution_runs import embedded
 from mechstyle.tracing.corrupted import Corruption
 from mechstyle.tracing.kinds import TracedKind
 from mechstyle.tracing.plan import Direction, Plan, plan_cells
-from mechstyle.tracing.setup import Setup, prepare_fact, prepare_prompts
+from mechstyle.tracing.setup import Setup, prepare_fact, prepare_prompts, require_draws
 from mechstyle.tracing.targets import Answer
 from mechstyle.tracing.trace import Trace
 
@@ -95,7 +95,7 @@ def attribution_patching(
         TextError: a prompt or the answer cannot be tokenised as asked, or the prompts differ in length.
         RangeError: `steps`, `samples`, `window`, `neuron_layer` or `batch_size` is out of range.
         InputError: an unknown kind, method or direction, options that do not go together, or a metric without
-            a gradient.
+            a gradient: also "neg_kl" in noising by method "gradient", whose gradient at the clean run is 0.
         ModelError: the model's logits or gradients are not finite, or no gradient reaches a kind's states.
         WorkError: a corrupted run gives a metric that is not finite.
 
@@ -110,6 +110,12 @@ def attribution_patching(
     if method not in get_args(Method):
         raise InputError(f"method: expected 'gradient' or 'integrated', got {method!r}.")
     require_positive("steps", steps)
+    require_draws(samples, seed)
+    if (metric, method, direction) == ("neg_kl", "gradient", "noising"):
+        raise InputError(
+            "metric: expected another one than 'neg_kl' in noising: its gradient at the clean run is 0 and "
+            "estimates nothing. Use method='integrated', direction='denoising' or metric='logprob'."
+        )
     if check != 0:
         require_positive("check", check)
     setup = _setup(

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
-
-import numpy as np
-import torch
 
 from mechstyle import __version__
 from mechstyle.errors import FileError, InputError
 from mechstyle.facts import Fact
 from mechstyle.files import atomic_write
-from mechstyle.models import HookedModel, Json, edited_weights, fingerprint
+from mechstyle.models import HookedModel, edited_weights, fingerprint
+from mechstyle.tracing.described import described, hooks_by_place
 
 __all__ = ["Line", "Manifest", "options_of", "settings_of"]
 
@@ -49,7 +46,8 @@ class Manifest:
     """The head of a folder of traces; `settings` must agree when a folder is used again.
 
     Attributes:
-        settings: fingerprint and number format of the model, mechstyle's version, the tracer and its options.
+        settings: fingerprint, number format, edits and hooks of the model, mechstyle's version, the tracer
+            and its options.
         lines: one for each fact.
     """
 
@@ -68,6 +66,20 @@ class Manifest:
         whole = {"kind": KIND, "settings": self.settings, "facts": lines}
         with atomic_write(folder / self.NAME) as part:
             part.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def merged(self, folder: Path) -> Manifest:
+        """With the lines that the folder has by now for other facts, from other processes.
+
+        Raises:
+            InputError: another process has begun there with other settings.
+            FileError: the folder's manifest cannot be read.
+        """
+        if not (folder / self.NAME).is_file():
+            return self
+        there = Manifest.read(folder)
+        there.require_same(self.settings, folder)
+        own = {line.fact for line in self.lines}
+        return Manifest(self.settings, (*self.lines, *(line for line in there.lines if line.fact not in own)))
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Manifest:
@@ -117,8 +129,9 @@ def settings_of(model: HookedModel, tracer: Callable[..., Any]) -> dict[str, Any
         "fingerprint": fingerprint(model),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "edits": edited_weights(model),
-        "tracer": _described(tracer.func if isinstance(tracer, functools.partial) else tracer),
-        **{name: _described(value) for name, value in options.items()},
+        "hooks": described(hooks_by_place(model)),
+        "tracer": described(tracer.func if isinstance(tracer, functools.partial) else tracer),
+        **{name: described(value) for name, value in options.items()},
     }
     found: dict[str, Any] = json.loads(json.dumps(whole))
     return found
@@ -147,23 +160,3 @@ def options_of(tracer: Callable[..., Any]) -> dict[str, Any]:
     return {
         name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty
     }
-
-
-def _described(value: Any) -> Json:
-    """A setting in JSON; what is too large for that by its hash, a function by its name."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _described(one) for key, one in value.items()}
-    if isinstance(value, (Sequence, set, frozenset)):
-        return [_described(one) for one in value]
-    if isinstance(value, (torch.Tensor, np.ndarray)):
-        values = value.detach().cpu().double().numpy() if isinstance(value, torch.Tensor) else value
-        digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-        return {"shape": list(values.shape), "sha256": digest}
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {one.name: _described(getattr(value, one.name)) for one in fields(value)}
-        return {"type": type(value).__name__, **parts}
-    if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from mechstyle.errors import ModelError
+from mechstyle.errors import NonFiniteError
 from mechstyle.models import HookedModel
 from mechstyle.tracing.answer import Question
 from mechstyle.tracing.assembly import Variable, assemble
@@ -57,7 +57,7 @@ def run_cells(model: HookedModel, setup: Setup, plan: Plan, *, progress: bool = 
     Raises:
         InputError: a set of tokens is not one of this prompt.
         RangeError: a token index is none of the prompt's.
-        ModelError: the model's logits are not finite.
+        NonFiniteError: the model's logits are not finite.
         WorkError: a run gives a metric that is not finite.
 
     Example:
@@ -106,7 +106,7 @@ def _filled(
     exchange = plan.exchange(first=setup.first, n_last=question.n_answer)
     clean = clean_run(plan.engine, model, setup.clean(question), exchange)
     if not bool(torch.isfinite(clean.logits).all()):
-        raise ModelError(
+        raise NonFiniteError(
             "model: its logits on the clean prompt are NaN or infinite. Load a model with finite weights."
         )
     question = question.given(clean.logits)

@@ -16,10 +16,11 @@ from mechstyle.tokens import EncodedPrompt, encode, encode_fact
 from mechstyle.tracing.answer import Metric, Question
 from mechstyle.tracing.corrupted import Corrupted, Corruption
 from mechstyle.tracing.corruption import GaussianNoise
+from mechstyle.tracing.described import hooks_by_place
 from mechstyle.tracing.sides import Side
 from mechstyle.tracing.targets import Answer, Asked, Target
 
-__all__ = ["Asked", "Setup", "prepare_fact", "prepare_prompts"]
+__all__ = ["Asked", "Setup", "prepare_fact", "prepare_prompts", "require_draws"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +112,7 @@ def prepare_fact(
             "corruption: expected a corruption such as GaussianNoise(), TokenReplacement() or "
             f"MeanAblation(), got {corruption!r}."
         )
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise RangeError(f"samples: expected a whole number of at least 1, got {samples!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"seed: expected a whole number, got {seed!r}.")
+    require_draws(samples, seed)
     target = Target.checked(answer, own=fact.target, metric=metric, answer_tokens=answer_tokens)
     encoded = target.encoded(lambda text: encode_fact(model, fact, target=text, prepend_bos=prepend_bos))
     subject = chosen.embeddings(model, fact, encoded[0], samples=samples, seed=seed)
@@ -128,6 +126,7 @@ def prepare_fact(
         "seed": seed,
         "prepend_bos": encoded[0].prepend_bos,
         "active_edits": sorted(active_base(model)),
+        "hooks": list(hooks_by_place(model)),
     }
     return Setup(
         asked[0].question.encoded,
@@ -194,8 +193,25 @@ def prepare_prompts(
         "samples": 1,
         "prepend_bos": encoded[0].prepend_bos,
         "active_edits": sorted(active_base(model)),
+        "hooks": list(hooks_by_place(model)),
     }
     return Setup(asked[0].question.encoded, asked, int(differs[0]), record, swapped[None])
+
+
+def require_draws(samples: object, seed: object) -> None:
+    """Make sure that a number of samples and a seed are ones.
+
+    Raises:
+        RangeError: `samples` is no whole number of at least 1.
+        InputError: `seed` is no whole number.
+
+    Example:
+        >>> require_draws(samples=10, seed=0)
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise RangeError(f"samples: expected a whole number of at least 1, got {samples!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"seed: expected a whole number, got {seed!r}.")
 
 
 def _text(prompt: Fact | str) -> str:

@@ -15,12 +15,21 @@ from rich.console import Console
 from rich.progress import track
 
 from mechstyle.answers import score_answers
-from mechstyle.errors import FileError, InputError, TextError
+from mechstyle.errors import (
+    FileError,
+    InputError,
+    MechstyleError,
+    ModelError,
+    NonFiniteError,
+    TextError,
+    WorkError,
+)
 from mechstyle.facts import Fact
 from mechstyle.models import HookedModel, require_hooked
 from mechstyle.outputs import output_folder
 from mechstyle.tokens import EncodedPrompt, encode_fact
 from mechstyle.tracing.causal_trace import causal_trace
+from mechstyle.tracing.grid import token_sets
 from mechstyle.tracing.manifest import Line, Manifest, options_of, settings_of
 from mechstyle.tracing.targets import PREDICTED, Target
 from mechstyle.tracing.trace import Trace
@@ -34,7 +43,10 @@ Tracer = Callable[..., Trace]
 TWICE: Final = "given twice"
 UNTOKENISED: Final = "cannot be tokenised"
 UNKNOWN: Final = "not known"
+PLACELESS: Final = "has no such tokens"
 UNTRACED: Final = "cannot be corrupted"
+NOT_FINITE: Final = "not finite"
+REFUSED: Final = "cannot be traced"
 ANSWERED_BY_ITSELF: Final = (PREDICTED, "contrast")
 """Sources of answers that need no knowledge: they are predicted, or a comparison of two."""
 CHECKED_AT_ONCE: Final = 64
@@ -54,9 +66,10 @@ def trace_facts(
 
     A model knows a fact when the target is its greedy continuation of the prompt (Meng et al. 2022, 2.1);
     that is checked before anything is traced, many facts at once. Facts that cannot be tokenised or corrupted
-    as asked are left out too. Every fact has draws of its own: its trace's seed follows from the tracer's and
-    from the fact, so that the noise of a draw is not the same in all facts, and does not depend on the others
-    in the list.
+    as asked, that have none of the tokens of a set, or whose metric is not finite are left out too; what the
+    tracer refuses before it has traced any fact is an error at once. Every fact has draws of its own: its
+    trace's seed follows from the tracer's and from the fact, so that the noise of a draw is not the same in
+    all facts, and does not depend on the others in the list.
 
     Args:
         tracer: a function of a model and a fact. Give options by `functools.partial`, so that they are known:
@@ -64,14 +77,16 @@ def trace_facts(
             a Contrast).
         folder: one netCDF file a fact is written there, and `manifest.json`. A run that was killed goes on
             with the same call and gives the same bits; it loses the fact in flight at most. Facts of an
-            earlier call stay in the folder. Memory then does not depend on the number of facts; without a
-            folder whole traces are kept in memory.
+            earlier call stay in the folder. Several processes may share a folder, each with facts of its own:
+            each adds to the manifest that it finds, at its start and at its end. Should two write in the same
+            instant, one's facts are missing from it until that one ends, or is called again. Memory does not
+            depend on the number of facts; without a folder whole traces are kept in memory.
         skip_unknown: False traces unknown facts as well.
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no facts, or none that can be traced; a tracer that cannot be called so; a folder of
-            another model or of other settings, of which the first one is named.
+        InputError: no facts, or none that can be traced; a tracer that cannot be called so, or that refuses
+            its options; a folder of another model or of other settings, of which the first one is named.
         FileError: the folder cannot be written.
 
     Example:
@@ -84,33 +99,32 @@ def trace_facts(
     options = options_of(tracer)
     facts = _checked(facts, options)
     settings = settings_of(model, tracer)
-    place, old = (None, ()) if folder is None else _opened(Path(folder), settings)
-    lines = _sorted_out(model, facts, options, skip_unknown=skip_unknown, progress=progress)
+    place = None if folder is None else _opened(Path(folder), settings)
+    lines = _sorted_out(model, facts, options, settings, skip_unknown=skip_unknown, progress=progress)
     chosen = [index for index, line in enumerate(lines) if line.reason is None]
     if not chosen:
         raise InputError(_none_left(lines))
-    earlier = [line for line in old if line.fact not in set(facts)]
     traces: dict[int, Trace | Path] = {}
-    listed = False
     console = Console(stderr=True)
     for index in track(chosen, "tracing facts", console=console, disable=not progress, transient=True):
         fact, path = facts[index], None if place is None else place / str(lines[index].file)
         found: Trace | Path | None = path if path is not None and _is_trace_of(path, fact) else None
         try:
             found = found or _traced(model, fact, tracer, options)
-        except TextError as error:
-            lines[index] = Line(fact, None, UNTRACED, str(error))
+        except (InputError, WorkError) as error:
+            lines[index] = Line(fact, None, _reason(error, works=bool(traces)), str(error))
+            continue
         # The folder gets its manifest once the options are known to work, and before its first trace.
-        if place is not None and (found is None or not listed):
-            Manifest(settings, (*lines, *earlier)).write(place)
-            listed = True
+        if place is not None and not traces:
+            _write(lines, settings, place)
         if isinstance(found, Trace) and path is not None:
             found.save(path)
             found = path
-        if found is not None:
-            traces[index] = found
+        traces[index] = found
     if not traces:
         raise InputError(_none_left(lines))
+    if place is not None:
+        _write(lines, settings, place)
     return TraceSet(
         tuple(facts[index] for index in traces),
         MappingProxyType(settings),
@@ -133,19 +147,22 @@ def _checked(facts: Sequence[Fact], options: Mapping[str, Any]) -> list[Fact]:
     return listed
 
 
-def _opened(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, tuple[Line, ...]]:
-    """The folder, made if need be, and what its manifest lists."""
-    if not (folder / Manifest.NAME).is_file():
-        return output_folder(folder), ()
-    manifest = Manifest.read(folder)
-    manifest.require_same(settings, folder)
-    return output_folder(folder), manifest.lines
+def _opened(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """The folder, made if need be, once its manifest is known to agree."""
+    Manifest(settings, ()).merged(folder)
+    return output_folder(folder)
+
+
+def _write(lines: Sequence[Line], settings: Mapping[str, Any], folder: Path) -> None:
+    """Write what became of the facts; what other calls have written of other facts stays."""
+    Manifest(settings, tuple(lines)).merged(folder).write(folder)
 
 
 def _sorted_out(
     model: HookedModel,
     facts: Sequence[Fact],
     options: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     skip_unknown: bool,
     progress: bool,
@@ -154,18 +171,23 @@ def _sorted_out(
     lines: list[Line] = []
     asked: dict[int, EncodedPrompt] = {}
     seen: set[Fact] = set()
+    head = _digest(settings)
     for index, fact in enumerate(facts):
-        line = Line(fact, file=f"{_digest(fact.to_dict())[:16]}.nc")
+        # The name says the settings too: a trace that was made in another way is not taken for this one.
+        line = Line(fact, file=f"{_digest([head, fact.to_dict()])[:16]}.nc")
         if fact in seen:
             line = Line(fact, None, TWICE, "It is in the list before.")
         else:
             try:
-                asked[index] = _encoded(model, fact, options)
+                encoded = _encoded(model, fact, options)
+                line = _placed(line, encoded, options)
             except TextError as error:
                 line = Line(fact, None, UNTOKENISED, str(error))
+            else:
+                asked |= {index: encoded} if line.reason is None else {}
         lines.append(line)
         seen.add(fact)
-    if not skip_unknown or _target(facts[0], options).source in ANSWERED_BY_ITSELF:
+    if not asked or not skip_unknown or _target(facts[0], options).source in ANSWERED_BY_ITSELF:
         return lines
     scores = score_answers(model, list(asked.values()), batch_size=CHECKED_AT_ONCE, progress=progress)
     for index, score in zip(asked, scores, strict=True):
@@ -192,6 +214,30 @@ def _encoded(model: HookedModel, fact: Fact, options: Mapping[str, Any]) -> Enco
     target, bos = _target(fact, options), options.get("prepend_bos")
     found = target.encoded(lambda text: encode_fact(model, fact, target=text, prepend_bos=bos))
     return found[0] if target.texts is None else target.asked(model, found)[0].question.encoded
+
+
+def _placed(line: Line, encoded: EncodedPrompt, options: Mapping[str, Any]) -> Line:
+    """The same line, or why the prompt lacks the sets of tokens that the tracer restores."""
+    try:
+        token_sets(options.get("tokens"), encoded)
+    except InputError as error:
+        return Line(line.fact, None, PLACELESS, str(error))
+    return line
+
+
+def _reason(error: MechstyleError, *, works: bool) -> str:
+    """Why one fact is left out; what may hold for all facts is raised.
+
+    Args:
+        works: whether the tracer has traced another fact.
+    """
+    if isinstance(error, TextError):
+        return UNTRACED
+    if isinstance(error, (WorkError, NonFiniteError)):
+        return NOT_FINITE
+    if works and not isinstance(error, (FileError, ModelError)):
+        return REFUSED
+    raise error
 
 
 def _traced(model: HookedModel, fact: Fact, tracer: Tracer, options: Mapping[str, Any]) -> Trace:

@@ -101,6 +101,12 @@ def test_other_metrics_are_their_own_first_order_effects(architectures: Models, 
     assert (effects(exact, "resid")[last] != 0).all()
 
 
+def test_divergence_is_estimated_in_noising_by_integrated_gradients(architectures: Models) -> None:
+    options: dict[str, Any] = {"metric": "neg_kl", "direction": "noising", "kinds": ("resid",)}
+    found = estimated(architectures("gpt2"), method="integrated", steps=40, **options)
+    assert np.abs(effects(found, "resid")).max() > 1e-3
+
+
 @pytest.mark.parametrize("method", ["gradient", "integrated"])
 def test_the_size_of_batches_changes_nothing(architectures: Models, method: str) -> None:
     model, kinds = architectures("llama-gqa"), tuple(KINDS)
@@ -214,6 +220,10 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"neuron_layer": 1}, InputError, "neuron_layer: expected None without the kind 'neurons', got 1"),
     ({"kinds": ("neurons",), "neuron_layer": 9}, RangeError, "neuron_layer must be an integer from 0 to 2"),
     ({"metric": "loss"}, InputError, "metric: expected one of"),
+    ({"metric": "neg_kl", "direction": "noising"}, InputError, "its gradient at the clean run is 0"),
+    ({"corrupted": OTHER, "seed": 0.5}, InputError, "seed: expected a whole number, got 0.5"),
+    ({"corrupted": OTHER, "samples": 0}, RangeError, "samples: expected a whole number of at least 1, got 0"),
+    ({"corrupted": OTHER, "samples": True}, RangeError, "samples: expected a whole number"),
     ({"corrupted": OTHER, "corruption": GaussianNoise()}, InputError, "corruption: expected None, since"),
     ({"corrupted": "Chet Baker plays"}, TextError, "corrupted: expected 4 tokens"),
     ({"corrupted": 3}, InputError, "corrupted: expected a prompt or a Fact, got int"),

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,34 +114,29 @@ def test_each_fact_has_draws_of_its_own_that_its_trace_names(
 
 
 def test_a_folder_keeps_traces_and_goes_on_with_the_same_bits(
-    organism: HookedTransformer, known: list[Fact], tmp_path: Path
+    organism: HookedTransformer, known: list[Fact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trace_facts(organism, known, tracer=quick)
     made: list[Fact] = []
 
-    def interrupted(model: HookedTransformer, fact: Fact, *, stop: int, seed: int = 0) -> Trace:
+    def interrupted(*given: Any, fact: Fact, **options: Any) -> Trace:
         if len(made) == stop:
             raise KeyboardInterrupt
         made.append(fact)
-        return quick(model, fact, seed=seed)
+        return make(*given, fact=fact, **options)
 
-    # Another `stop` must not count as another setting: a tracer of its own sees to that.
+    make = written
+    monkeypatch.setattr(sys.modules[__name__], "written", interrupted)
     for stop in (2, 4):
         with pytest.raises(KeyboardInterrupt):
-            trace_facts(organism, known, tracer=_named(interrupted, stop), folder=tmp_path)
+            trace_facts(organism, known, tracer=quick, folder=tmp_path)
         assert TraceSet.load(tmp_path).facts == tuple(known[:stop])
-    finished = trace_facts(organism, known, tracer=_named(interrupted, 99), folder=tmp_path)
+    stop = 99
+    finished = trace_facts(organism, known, tracer=quick, folder=tmp_path)
     assert made == known  # nothing was traced twice
     assert same(finished, whole)
     assert same(TraceSet.load(tmp_path), whole)
     assert same(TraceSet.load(tmp_path)[1:3], whole[1:3])
-
-
-def _named(function: Callable[..., Trace], stop: int) -> Callable[..., Trace]:
-    def tracer(model: HookedTransformer, fact: Fact, *, seed: int = 0) -> Trace:
-        return function(model, fact, stop=stop, seed=seed)
-
-    return tracer
 
 
 def test_a_damaged_trace_is_made_again_and_other_facts_stay(

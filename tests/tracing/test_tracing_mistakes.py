@@ -61,9 +61,7 @@ FRONTS = {
     "causal_trace": Front(causal_trace, (FACT,)),
     "path_patching": Front(path_patching, (FACT, OTHER), {"receivers": [Receiver(None, "logits")]}),
     "attribution of a fact": Front(attribution_patching, (FACT,)),
-    "attribution of prompts": Front(
-        attribution_patching, (FACT, OTHER), unused=("corruption", "samples", "seed")
-    ),
+    "attribution of prompts": Front(attribution_patching, (FACT, OTHER), unused=("corruption",)),
     "logit_lens": Front(logit_lens, (FACT,)),
     "saliency": Front(saliency, (FACT,)),
     "trace_facts": Front(trace_facts, ([FACT],), {"skip_unknown": False}),
