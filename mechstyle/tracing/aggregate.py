@@ -31,9 +31,10 @@ class LayerSuggestion:
 
     Attributes:
         layer: the layer.
-        effect: mean indirect effect of the mlp window centred there, restored at the last subject token.
-        interval: percentile bootstrap interval (low, high) of the effect.
-        share: share of bootstrap resamples in which this layer is the peak.
+        effect: mean indirect effect of the mlp window centred there, restored at the last subject token; in
+            noising, the mean loss.
+        interval: percentile bootstrap interval (low, high) of the effect; NaN of one draw of one fact.
+        share: share of bootstrap resamples in which this layer is the peak; NaN where there is no interval.
         reason: the choice in a sentence.
         caveat: what the choice does not tell.
     """
@@ -62,11 +63,13 @@ def average_by_role(
     Args:
         over: what is resampled. "facts and draws" takes facts with replacement, and within each its draws; it
             counts the noise of the draws twice and so errs on the wide side (Davison and Hinkley 1997, 3.8).
-            "facts" is sharp, wants a dozen facts or more and a tenth of the memory; one fact has no interval.
+            "facts" is sharp, wants a dozen facts or more and a tenth of the memory.
 
     Returns:
         a tidy table with the columns kind, role, layer, those of further axes if a kind has them (head,
-        kv_head, neuron), mean, low, high, n_facts.
+        kv_head, neuron), mean, low, high, n_facts. Where there is nothing to resample, which is one draw of
+        one fact, or one fact over "facts", low and high are NaN. In noising effects are run minus clean:
+        what matters is negative.
 
     Raises:
         InputError: no traces, or traces of different models, metrics, corruptions, windows or kinds.
@@ -106,7 +109,7 @@ def total_effects(
 
     Returns:
         a table with the rows "clean", "corrupted" and "total effect", and the columns mean, low, high and
-        n_facts.
+        n_facts; low and high are NaN where there is nothing to resample.
 
     Raises:
         InputError: as `average_by_role`.
@@ -139,8 +142,8 @@ def suggest_layers(
 ) -> list[LayerSuggestion]:
     """The layers whose mlp has the largest mean indirect effect at the last subject token, best first.
 
-    This is the rule of Meng et al. (2022). Facts and their noise draws are resampled; of a single trace, its
-    draws.
+    This is the rule of Meng et al. (2022). In noising it takes the largest mean loss, clean minus run. Facts
+    and their noise draws are resampled; of a single trace, its draws; one draw of one fact has no interval.
 
     Raises:
         InputError: no traces, no "mlp" or no last subject token in them, or traces that cannot be compared.
@@ -154,24 +157,30 @@ def suggest_layers(
     aligned = align([traces] if isinstance(traces, Trace) else traces, kinds=("mlp",), roles=(LAST_SUBJECT,))
     if LAST_SUBJECT not in aligned.effects:
         raise InputError(f"traces: expected the role {LAST_SUBJECT!r}, which none of them has.")
-    effects = aligned.effects[LAST_SUBJECT]
+    lost = aligned.settings["direction"] == "noising"
+    effects = [-one if lost else one for one in aligned.effects[LAST_SUBJECT]]
     facts, (draws, n_layers) = len(effects), effects[0].shape
-    window = aligned.settings["window"]
     unit = f"{facts} facts" if facts > 1 else f"{draws} noise draws of one fact"
     if not 1 <= n <= n_layers:
         raise RangeError(f"n: expected 1 to {n_layers}, the number of layers, got {n}.")
+    what = "loss from noising" if lost else "indirect effect of"
     mean = mean_of_facts(effects)
     means = resampled_means(effects, resamples=resamples, seed=seed)
     low, high = band(means, level)
-    share = np.bincount(means.argmax(1), minlength=n_layers) / resamples
+    share = np.bincount(means.argmax(1), minlength=n_layers) / np.where(np.isnan(low), np.nan, resamples)
     suggestions = []
     for rank, layer in enumerate(int(found) for found in np.argsort(-mean, kind="stable")[:n]):
         place = "the largest" if rank == 0 else f"number {rank + 1} in"
-        doubt = (
-            ""
-            if low[layer] > 0
-            else " The interval holds 0: this site recovers nothing that can be told from noise."
-        )
+        if np.isnan(low[layer]):
+            doubt = "; one draw of one fact has no interval, so that this may be chance."
+        else:
+            doubt = (
+                f", {level:.0%} interval {low[layer]:.3g} to {high[layer]:.3g} over {unit}; "
+                f"the peak in {share[layer]:.0%} of resamples."
+            )
+            if low[layer] <= 0:
+                verb = "loses" if lost else "recovers"
+                doubt += f" The interval holds 0: this site {verb} nothing that can be told from noise."
         suggestions.append(
             LayerSuggestion(
                 layer=layer,
@@ -179,10 +188,8 @@ def suggest_layers(
                 interval=(float(low[layer]), float(high[layer])),
                 share=float(share[layer]),
                 reason=(
-                    f"Layer {layer} has {place} mean indirect effect of the MLP (window of {window}) "
-                    f"at the last subject token: {mean[layer]:.3g}, {level:.0%} interval {low[layer]:.3g} "
-                    f"to {high[layer]:.3g} over {unit}; "
-                    f"the peak in {share[layer]:.0%} of resamples.{doubt}"
+                    f"Layer {layer} has {place} mean {what} the MLP (window of "
+                    f"{aligned.settings['window']}) at the last subject token: {mean[layer]:.3g}{doubt}"
                 ),
             )
         )
@@ -192,7 +199,7 @@ def suggest_layers(
 def band(
     means: Float[NDArray[np.float64], "resample ..."], level: float
 ) -> tuple[Float[NDArray[np.float64], "..."], Float[NDArray[np.float64], "..."]]:
-    """Percentile interval (low, high) of resampled means.
+    """Percentile interval (low, high) of resampled means; NaN where they are.
 
     Example:
         >>> low, high = band(resampled_means(effects, resamples=1000, seed=0), 0.95)

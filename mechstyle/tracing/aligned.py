@@ -14,12 +14,17 @@ from mechstyle.errors import InputError
 from mechstyle.tokens import ROLES
 from mechstyle.tracing.trace import Trace
 
-__all__ = ["Aligned", "Draws", "align", "mean_of_facts", "resampled_means"]
+__all__ = ["Aligned", "Draws", "align", "mean_of_facts", "resampled_jointly", "resampled_means"]
 
 BEFORE = ("sample", "token")
 """The first two axes of every kind; what follows names a cell."""
-COMPARED = ("metric", "window", "prepend_bos", "method", "direction")
+COMPARED = (
+    "metric", "answer_source", "window", "neuron_layer", "prepend_bos", "method", "direction", "receivers",
+    "through_mlps", "active_edits", "hooks",
+)  # fmt: skip
 """Settings in which traces must agree to be laid on top of each other."""
+NOISE = ("rule", "multiple", "width", "sigma", "sigma_source", "reference")
+"""Those of a corruption; what else it records may be the fact's own, such as counterparts that were found."""
 CHUNK = 1_000_000
 
 Draws = Sequence[Float[NDArray[np.float64], "sample ..."]]
@@ -37,7 +42,7 @@ class Aligned:
         members: for each role, the numbers of the facts that have it.
         clean: the metric of the clean run of each fact.
         corrupted: for each fact, the metric of each corrupted run.
-        settings: those in which the traces agree: metric, window and others.
+        settings: those in which the traces agree: metric, window and others; None where they have none.
     """
 
     cells: pd.DataFrame
@@ -74,7 +79,8 @@ def align(
         average: average the draws of each fact, so that it has one.
 
     Raises:
-        InputError: no traces, or traces of different models, metrics, corruptions, windows or kinds.
+        InputError: no traces, or traces of different models, edits, metrics, corruptions (or other sizes of
+            them), windows, kinds or other settings that change what their numbers mean.
 
     Example:
         >>> align(traces).effects["last subject token"][0].shape
@@ -134,27 +140,56 @@ def resampled_means(
 ) -> Float[NDArray[np.float64], "resample ..."]:
     """Means over facts and draws of resamples: facts with replacement, and within each of them its draws.
 
-    With one fact only its draws are resampled; where a fact has one draw, only facts are.
+    With one fact only its draws are resampled; where a fact has one draw, only facts are. Of one draw of one
+    fact nothing can be resampled: then all are NaN.
 
     Example:
         >>> resampled_means([np.ones((10, 3))] * 5, resamples=100, seed=0).shape
         (100, 3)
     """
-    facts, sizes = len(values), np.array([len(one) for one in values])
-    starts, most = np.cumsum(sizes) - sizes, int(sizes.max())
-    flat = np.concatenate([one.reshape(len(one), -1) for one in values])
-    rng = np.random.default_rng(seed)
-    means = np.empty((resamples, flat.shape[1]))
+    (means,) = resampled_jointly([(range(len(values)), values)], resamples=resamples, seed=seed)
+    return means
+
+
+def resampled_jointly(
+    groups: Sequence[tuple[Sequence[int], Draws]], *, resamples: int, seed: int
+) -> list[Float[NDArray[np.float64], "resample ..."]]:
+    """Means as of `resampled_means` of several values of the same facts, which are resampled once for all.
+
+    Args:
+        groups: numbers of facts, and the values of each of these. The first has all facts, from 0; a fact has
+            as many draws in each.
+
+    Returns:
+        an array a group; NaN in resamples without any fact of the group.
+
+    Example:
+        >>> everywhere, somewhere = resampled_jointly(
+        ...     [(range(5), [np.ones((10, 3))] * 5), ((0, 2), [np.ones((10, 3))] * 2)], resamples=100, seed=0
+        ... )
+    """
+    sizes = np.array([len(one) for one in groups[0][1]])
+    facts, most, starts = len(sizes), int(sizes.max()), np.cumsum(sizes) - sizes
+    flat = [np.concatenate([one.reshape(len(one), -1) for one in values]) for _, values in groups]
+    owned = [np.concatenate([starts[fact] + np.arange(sizes[fact]) for fact in own]) for own, _ in groups]
+    means = [np.full((resamples, rows.shape[1]), np.nan) for rows in flat]
+    rng, total = np.random.default_rng(seed), int(sizes.sum())
     step = max(1, CHUNK // (facts * most))
     for first in range(0, resamples, step):
         count = min(step, resamples - first)
         picked = rng.integers(facts, size=(count, facts, 1))
         drawn = (rng.random((count, facts, most)) * sizes[picked]).astype(int)
-        places = starts[picked] + drawn + np.arange(count)[:, None, None] * len(flat)
+        places = starts[picked] + drawn + np.arange(count)[:, None, None] * total
         weights = (np.arange(most) < sizes[picked]) / (sizes[picked] * facts)
-        shares = np.bincount(places.ravel(), weights.ravel(), minlength=count * len(flat))
-        means[first : first + count] = shares.reshape(count, -1) @ flat
-    return means.reshape(resamples, *values[0].shape[1:])
+        shares = np.bincount(places.ravel(), weights.ravel(), minlength=count * total).reshape(count, total)
+        for mean, rows, own in zip(means, flat, owned, strict=True):
+            if len(own) > 1:
+                whole = shares[:, own].sum(1)
+                there = np.flatnonzero(whole)
+                mean[first + there] = (shares[there][:, own] @ rows) / whole[there, None]
+    return [
+        mean.reshape(resamples, *values[0].shape[1:]) for mean, (_, values) in zip(means, groups, strict=True)
+    ]
 
 
 def _chosen(trace: Trace, kinds: Sequence[str] | None) -> list[str]:
@@ -187,15 +222,18 @@ def _cells(trace: Trace, kinds: Sequence[str]) -> pd.DataFrame:
 
 
 def _signature(trace: Trace) -> list[tuple[str, object]]:
+    """What traces must agree in, by names; what a trace does not say, such as one made before, is None."""
     record = trace.provenance
     settings = record["settings"]
-    noise = settings.get("noise")
+    noise, contrast, sets = (settings.get(name) or {} for name in ("noise", "contrast", "tokens"))
     sizes = {kind: tuple(trace.data[kind].sizes.items())[2:] for kind in trace.kinds}
     return [
         ("fingerprint", record["fingerprint"]),
         ("kinds", trace.kinds),
         *((name, settings.get(name)) for name in COMPARED),
-        ("corruption", noise.get("rule") if isinstance(noise, dict) else None),
+        ("contrast per_token", contrast.get("per_token")),
+        ("token sets", sorted(sets)),
+        *((f"noise {name}", noise.get(name)) for name in NOISE),
         ("axes", sizes),
     ]
 

@@ -20,8 +20,8 @@ EQUAL: Final = 1e-6
 """Effects count as equal when they differ by less than this times the largest: it is rounding."""
 TINY: Final = float(np.finfo(np.float64).tiny)
 SAME: Final = (
-    "fact", "prompts", "answer", "answer_tokens", "metric", "noise", "samples", "seed", "direction",
-    "prepend_bos", "active_edits",
+    "fact", "prompts", "answer", "answer_tokens", "contrast", "metric", "noise", "samples", "seed",
+    "direction", "prepend_bos", "active_edits", "hooks",
 )  # fmt: skip
 """Settings that two traces of the same cells share."""
 
@@ -151,6 +151,8 @@ def _require_same(exact: Trace, estimate: Trace, kind: str) -> None:
     pairs: dict[str, tuple[Any, Any]] = {
         name: (exact.settings.get(name), estimate.settings.get(name)) for name in names
     }
+    strings = [[str(text) for text in trace.data["token_str"].values] for trace in (exact, estimate)]
+    pairs["tokens"] = (strings[0], strings[1])
     pairs["model"] = (exact.provenance["fingerprint"], estimate.provenance["fingerprint"])
     different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if different:

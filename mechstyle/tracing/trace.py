@@ -116,6 +116,8 @@ class Trace(Measured):
     def interval(self, kind: str, *, level: float = 0.95, seed: int = 0) -> tuple[xr.DataArray, xr.DataArray]:
         """Percentile bootstrap interval over draws, (low, high), of every cell's mean indirect effect.
 
+        One draw has no interval: then both are NaN.
+
         Raises:
             InputError: the trace has no such kind.
             RangeError: `level` is outside of (0, 1).
@@ -126,6 +128,8 @@ class Trace(Measured):
         effects = self.indirect_effect(kind, reduce=None)
         low, high = interval(effects.values, level=level, seed=seed)
         mean = effects.mean("sample")
+        if effects.sizes["sample"] == 1:
+            low = high = np.full(mean.shape, np.nan)
         return mean.copy(data=low), mean.copy(data=high)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -54,12 +54,16 @@ def test_a_model_is_the_same_as_itself_and_its_layers_are_points_of_the_grid() -
     traces = bump(6, 0.4)
     found = compare_models({"one": traces, "two": traces}, points=6)
     assert found.similarity["r"].tolist() == pytest.approx([1.0, 1.0])
+    assert found.similarity["high"].tolist() == pytest.approx([1.0, 1.0])
     assert (found.similarity["low"] > 0.9).all()
     curve = found.curves[(found.curves["model"] == "one") & (found.curves["kind"] == "mlp")]
     table = average_by_role(traces)
     expected = table[(table["kind"] == "mlp") & (table["role"] != "before subject")]
-    for column in ("mean", "low", "high"):
-        assert curve[column].tolist() == pytest.approx(expected[column].tolist())
+    assert curve["mean"].tolist() == pytest.approx(expected["mean"].tolist())
+    # All roles are of the same resamples; where every fact has the role, those are of average_by_role too.
+    some = (expected["n_facts"] == len(traces)).to_numpy()
+    for column in ("low", "high"):
+        assert curve[column][some].tolist() == pytest.approx(expected[column][some].tolist())
     heads = found.curves[(found.curves["model"] == "one") & (found.curves["kind"] == "heads")]
     assert heads["mean"].tolist() == pytest.approx(curve["mean"].tolist())  # the mean of two equal ones
     assert set(curve[curve["role"] == "middle subject tokens"]["n_facts"]) == {4}
@@ -121,10 +125,66 @@ def test_models_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(InputError, match="'two' has traces with metric 'logprob', 'one' with 'prob'"):
         compare_models({"one": traces, "two": nats})
     attention = [written({"attn": np.ones((4, 6))})] * 2
-    with pytest.raises(InputError, match="they have one: mlp, head; two: attn"):
+    with pytest.raises(InputError, match="they have one: mlp, heads; two: attn"):
         compare_models({"one": traces, "two": attention})
     with pytest.raises(InputError, match="trace 1 has fingerprint"):
         compare_models({"one": traces, "two": [traces[0], *nats]})
     for wrong in ({"points": 1}, {"resamples": 0}, {"level": 2}):
         with pytest.raises(RangeError, match=next(iter(wrong))):
             compare_models({"one": traces, "two": traces}, **wrong)  # type: ignore[arg-type]
+
+
+def test_roles_that_some_facts_lack_are_resampled_with_the_others() -> None:
+    # Facts 0 and 2 have both roles with equal effects, fact 1 lacks the role and has none: wherever it was
+    # picked, the mean at the last token is below that of the role, never above.
+    one = [
+        written({"mlp": np.full((2, 2), size)}, roles=roles, samples=1, fingerprint="a")
+        for size, roles in (
+            (1.0, ("middle subject tokens", LAST)),
+            (0.0, ("before subject", LAST)),
+            (1.0, ("middle subject tokens", LAST)),
+        )
+    ]
+    curves = compare_models({"one": one, "two": one}).curves.query("model == 'one'").set_index("role")
+    for column in ("low", "mean", "high"):
+        assert curves.loc["middle subject tokens", column].tolist() == pytest.approx([1.0] * 21)
+    assert curves.loc[LAST, "mean"].tolist() == pytest.approx([2 / 3] * 21)
+
+
+def test_in_noising_peaks_are_the_largest_losses() -> None:
+    effects = {"mlp": [[0.8, 0.8, 0.8]] * 3 + [[0.8, 0.2, 0.85]]}  # minus 0.8: of one run from the clean one
+    traces = [written(effects, samples=1, direction="noising")] * 2
+    found = compare_models({"one": traces, "two": traces}, points=3)
+    peak = found.peaks[found.peaks["role"] == LAST].iloc[0]
+    assert (peak["layer"], peak["low"], peak["high"]) == (1, 0.5, 0.5)
+    assert peak["effect"] == pytest.approx(0.6)
+    curve = found.curves[found.curves["role"] == LAST].iloc[:3]
+    assert curve["mean"].tolist() == pytest.approx([0.0, -0.6, 0.05])
+
+
+def test_one_draw_of_one_fact_has_no_intervals() -> None:
+    traces = [written({"mlp": [[0.0, 0.1, 0.0]] * 4}, samples=1)]
+    found = compare_models({"one": traces, "two": traces}, share=True)
+    for table in (found.curves, found.peaks, found.similarity):
+        assert table[["low", "high"]].isna().all(axis=None)
+    assert found.peaks["layer"].tolist() == [1] * len(found.peaks)
+    assert found.similarity["r"].tolist() == pytest.approx([1.0])
+
+
+def test_all_roles_are_shares_of_one_total_effect() -> None:
+    roles = ("middle subject tokens", LAST)
+    traces = [
+        written({"mlp": np.full((2, 2), 0.2)}, roles=roles, clean=0.6),  # total effect 0.4
+        written({"mlp": np.full((1, 2), 0.2)}, roles=(LAST,), clean=1.4),  # 1.2
+    ]
+    found = compare_models({"one": traces, "two": traces}, share=True).curves
+    assert found["mean"].tolist() == pytest.approx([0.25] * len(found))  # of 0.8, also where one fact is
+
+
+def test_shares_of_no_total_effect_are_refused_by_the_name_of_the_model() -> None:
+    some, none = ([written({"mlp": np.full((4, 2), 0.1)}, clean=clean)] * 2 for clean in (0.9, 0.2))
+    with pytest.raises(
+        InputError, match=r"share: the average total effect of 'none' is .* \(prob\), about 0"
+    ):
+        compare_models({"some": some, "none": none}, share=True)
+    assert len(compare_models({"some": some, "none": none}).peaks)

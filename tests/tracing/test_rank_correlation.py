@@ -16,6 +16,7 @@ from mechstyle.facts import Fact
 from mechstyle.tracing import Trace, causal_trace
 from mechstyle.tracing.attribution import attribution_patching
 from mechstyle.tracing.rank_correlation import rank_correlation, ranked
+from mechstyle.tracing.targets import Contrast
 
 FACT = Fact("The instrument of {} is the", "Miles Davis", " trumpet")
 Pair = Callable[..., tuple[Trace, Trace]]
@@ -101,8 +102,28 @@ def test_traces_of_different_models_and_estimates_for_exact_are_refused(
         InputError, match="estimate: expected an estimate of attribution_patching, got the other"
     ):
         rank_correlation(exact, exact, "mlp")
-    with pytest.raises(InputError, match="kind: expected one of mlp, head, got 'attn'"):
+    with pytest.raises(InputError, match="kind: expected one of mlp, heads, got 'attn'"):
         rank_correlation(exact, estimate, "attn")
+
+
+def test_cells_of_named_sets_of_tokens_are_not_paired_with_those_of_tokens(pair: Pair) -> None:
+    exact, estimate = pair(kinds=("mlp",))
+    n_tokens = exact.data.sizes["token"]
+    backwards = Trace(exact.data.isel(token=list(range(n_tokens))[::-1]).assign_coords(token=range(n_tokens)))
+    with pytest.raises(InputError, match=r"settings of the exact one, got tokens: \['"):
+        rank_correlation(backwards, estimate, "mlp")
+
+
+def test_contrasts_with_another_continuation_are_not_the_same(
+    architectures: Callable[..., HookedTransformer],
+) -> None:
+    model, options = architectures("gpt2"), {"samples": 2, "window": 2, "kinds": ("mlp",)}
+    one, other = (Contrast(" trumpet", text) for text in (" guitar", " piano"))
+    exact = causal_trace(model, FACT, metric="logprob", answer=one, **options)
+    estimates = [attribution_patching(model, FACT, answer=said, check=0, **options) for said in (one, other)]
+    assert rank_correlation(exact, estimates[0], "mlp").n_cells > 0
+    with pytest.raises(InputError, match=r"settings of the exact one, got contrast: \{"):
+        rank_correlation(exact, estimates[1], "mlp")
 
 
 def test_bad_numbers_and_traces_without_an_order_are_named(

@@ -91,6 +91,13 @@ def test_intervals_hold_the_mean_effect_of_every_cell(trace: Trace) -> None:
     assert bool(((low <= mean + 1e-12) & (mean <= high + 1e-12)).all())
 
 
+def test_one_draw_has_no_interval(trace: Trace) -> None:
+    one = Trace(trace.data.isel(sample=[0]))
+    for ends in one.interval("mlp"):
+        assert ends.dims == ("token", "layer")
+        assert bool(ends.isnull().all())
+
+
 def test_unknown_kinds_roles_and_reductions_are_named(trace: Trace) -> None:
     with pytest.raises(InputError, match="kind: expected one of resid, mlp, attn, got 'head'"):
         trace.indirect_effect("head")
