@@ -33,7 +33,8 @@ class TokenReplacement:
     Attributes:
         subject: the counterpart, or several, each a sample; None searches real subjects, those of the fact's
             relation first (by its label, or by a relation that has the fact's target), in an order that the
-            seed decides, and takes as many as samples are asked for. Others with this target are no choice.
+            seed decides, and takes as many as samples are asked for. Subjects with this target are no choice,
+            as far as the packaged facts tell.
         reference: names to search in place of the packaged ones.
 
     Raises:
@@ -74,8 +75,8 @@ class TokenReplacement:
             if not found:
                 raise TextError(
                     f"corruption: none of {len(names)} reference subjects has {len(tokens)} tokens in the "
-                    f"prompt {fact.prompt!r}, as the subject has: {_spelled(encoded)}. "
-                    "Give one: TokenReplacement('...')."
+                    f"prompt {fact.prompt!r}, as the subject has: {_spelled(encoded)}. Those that are known "
+                    "to have its target are no choice. Give one: TokenReplacement('...')."
                 )
         ids = torch.stack(list(found.values()))
         record = {
@@ -176,22 +177,19 @@ def _spelled(encoded: EncodedPrompt) -> str:
 
 
 def _candidates(fact: Fact, reference: Sequence[str] | None, seed: int) -> list[str]:
-    """Names to try, in the order to try them."""
-    order = random.Random(seed)
-    if reference is not None:
-        names = list(dict.fromkeys(reference))
-        return order.sample(names, len(names))
-    target = fact.target.strip()
+    """Names to try, in the order to try them; none that is known to have the fact's target."""
+    target, order = fact.target.strip(), random.Random(seed)
     taught = organisms.facts(ORGANISM)
-    relations = {
-        name for name, relation in read_relations().items() if fact.relation in (name, *relation.sources)
-    } or {one.relation for one in taught if one.object == target}
     barred = {one.subject for one in taught if one.object == target}
-    alike = dict.fromkeys(one.subject for one in taught if one.relation in relations)
-    others = dict.fromkeys(one.subject for one in taught if one.subject not in alike)
-    return [
-        name
-        for group in (list(alike), list(others))
-        for name in order.sample(group, len(group))
-        if name not in barred
-    ]
+    if reference is None:
+        relations = {
+            name for name, relation in read_relations().items() if fact.relation in (name, *relation.sources)
+        } or {one.relation for one in taught if one.object == target}
+        alike = dict.fromkeys(one.subject for one in taught if one.relation in relations)
+        groups = [
+            list(alike),
+            [name for name in dict.fromkeys(one.subject for one in taught) if name not in alike],
+        ]
+    else:
+        groups = [list(dict.fromkeys(reference))]
+    return [name for group in groups for name in order.sample(group, len(group)) if name not in barred]

@@ -103,6 +103,26 @@ def test_a_list_of_ones_own_is_searched_and_may_have_fewer_than_asked_for(
     assert (setup.samples, setup.record["samples"]) == (2, 2)
 
 
+def test_names_of_ones_own_list_that_are_known_to_have_the_target_are_no_choice(
+    organism: HookedTransformer,
+) -> None:
+    taught = organisms.facts("organism-m")
+    fact = next(one for one in taught if one.relation == "plays_instrument" and one.object == "trumpet")
+    asked = Fact("{} plays the", fact.subject, " trumpet")
+    alike = [one.subject for one in taught if one.object == "trumpet" and one.subject != fact.subject]
+    encoded = encode_fact(organism, asked)
+    same = [
+        name
+        for name in alike
+        if encode_fact(organism, Fact("{} plays the", name, " trumpet")).subject == encoded.subject
+    ]
+    other = replaced(organism, asked, samples=1).record["subjects"]
+    assert same
+    assert replaced(organism, asked, TokenReplacement(reference=[*same, *other])).record["subjects"] == other
+    with pytest.raises(TextError, match="Those that are known to have its target are no choice"):
+        replaced(organism, asked, TokenReplacement(reference=same))
+
+
 def test_counterparts_given_are_the_samples_in_their_order(tiny_model: HookedTransformer) -> None:
     setup = prepare_fact(tiny_model, FACT, corruption=TokenReplacement(TWINS), metric="logprob", samples=10)
     assert setup.samples == 2
