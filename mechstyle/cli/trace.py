@@ -90,7 +90,7 @@ def trace(
         ),
     ] = None,
     neuron_layer: Annotated[
-        int | None, typer.Option("--neuron-layer", help="The layer of the kind neuron.")
+        int | None, typer.Option("--neuron-layer", help="The layer of the kind neurons.")
     ] = None,
     samples: Samples = 10,
     window: Window = None,

@@ -72,7 +72,7 @@ def trace_dataset(
             "traced": len(traces),
             "skipped": traces.skipped["reason"].value_counts().to_dict(),
             "totals": totals.to_dict("index"),
-            "peaks": _peaks(averages).to_dict("records"),
+            "peaks": _peaks(averages),
             "suggested_layer": _suggested(traces, seed),
             "files": files,
         }
@@ -83,9 +83,21 @@ def trace_dataset(
     emit(summary, "\n".join([*_lines(summary), files["report"]]), as_json=as_json)
 
 
-def _peaks(averages: pd.DataFrame) -> pd.DataFrame:
-    """The cell of the largest mean effect of each kind."""
-    return averages.loc[averages.groupby("kind", sort=False)["mean"].idxmax()].dropna(axis=1)
+def _peaks(averages: pd.DataFrame) -> list[dict[str, Any]]:
+    """The cell of the largest mean effect of each kind; a head or neuron where the kind has such."""
+    import pandas as pd
+
+    from mechstyle.tracing.kinds import PARTS
+
+    peaks = averages.loc[averages.groupby("kind", sort=False)["mean"].idxmax()].to_dict("records")
+    return [
+        {
+            str(name): int(value) if name in PARTS else value
+            for name, value in peak.items()
+            if name not in PARTS or not pd.isna(value)
+        }
+        for peak in peaks
+    ]
 
 
 def _suggested(traces: TraceSet, seed: int) -> int | None:
@@ -96,13 +108,21 @@ def _suggested(traces: TraceSet, seed: int) -> int | None:
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
+    from mechstyle.tracing.kinds import PARTS
+
     total = summary["totals"]["total effect"]
     return [
         f"{summary['traced']} of {summary['facts']} facts traced; average total effect "
-        f"{total['mean']:.3f} [{total['low']:.3f}, {total['high']:.3f}]",
+        f"{total['mean']:.3f}{_interval(total)}",
         *(
-            f"{peak['kind']:5s} peaks at the {peak['role']}, layer {peak['layer']}: "
-            f"{peak['mean']:+.3f} [{peak['low']:.3f}, {peak['high']:.3f}]"
+            f"{peak['kind']:5s} peaks at the {peak['role']}, layer {peak['layer']}"
+            + "".join(f", {name} {peak[name]}" for name in PARTS if name in peak)
+            + f": {peak['mean']:+.3f}{_interval(peak)}"
             for peak in summary["peaks"]
         ),
     ]
+
+
+def _interval(row: dict[str, Any]) -> str:
+    """Of one draw of one fact there is none."""
+    return "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"

@@ -76,6 +76,30 @@ def test_a_dataset_goes_on_where_it_stopped_and_refuses_other_settings(
     assert "has traces with corruption" in err
 
 
+def test_peaks_over_a_dataset_name_the_head(mechstyle_run: Run, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "traces"
+    words = ["trace", "--dataset", dataset, "--all", "--samples", "2", "--kinds", "mlp,heads,v", "--out", out]
+    code, said, err = mechstyle_run(*words)
+    assert code == 0, err
+    peaks = {peak["kind"]: peak for peak in json.loads((out / "summary.json").read_text("utf-8"))["peaks"]}
+    assert [set(peak) & {"head", "kv_head"} for peak in peaks.values()] == [set(), {"head"}, {"kv_head"}]
+    average = TraceSet.load(out).average()
+    for kind, axis in (("heads", "head"), ("v", "kv_head")):
+        wanted = average.loc[average[average["kind"] == kind]["mean"].idxmax()]
+        place = {name: peaks[kind][name] for name in ("role", "layer", axis)}
+        assert place == {"role": wanted["role"], "layer": wanted["layer"], axis: wanted[axis]}
+        assert f"peaks at the {place['role']}, layer {place['layer']}, {axis} {place[axis]}: +" in said
+
+
+def test_one_draw_of_one_fact_is_told_without_an_interval(
+    mechstyle_run: Run, dataset: Path, tmp_path: Path
+) -> None:
+    words = ["--all", "--limit", "1", "--samples", "1", "--kinds", "mlp", "--out", tmp_path / "traces"]
+    code, said, err = mechstyle_run("trace", "--dataset", dataset, *words)
+    assert code == 0, err
+    assert "[" not in said
+
+
 def test_facts_that_the_model_does_not_know_are_left_out_and_told(
     mechstyle_run: Run, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
