@@ -189,7 +189,8 @@ def compare_models(
     figure.update_annotations(font={"size": 12.5, "color": INK})
     figure.update_xaxes(range=[-0.02, 1.02])
     figure.update_xaxes(title_text="relative depth", row=len(down))
-    least, most = min(0.0, float(curves["low"].min())), max(SMALLEST, float(curves["high"].max()))
+    drawn = curves[["low", "mean", "high"]]  # one draw of one fact has no interval
+    least, most = min(0.0, float(drawn.min().min())), max(SMALLEST, float(drawn.max().max()))
     figure.update_yaxes(
         range=[least - 0.05 * (most - least), most + 0.05 * (most - least)],
         showgrid=True,

@@ -46,8 +46,8 @@ class Cells:
 
     @property
     def bounds(self) -> NDArray[np.float64] | None:
-        """[row, column, (low, high)] for hovering."""
-        if self.low is None or self.high is None:
+        """[row, column, (low, high)] for hovering; None where there is no interval."""
+        if self.low is None or self.high is None or np.isnan(self.low).all():
             return None
         return np.stack([self.low, self.high], axis=-1)
 

@@ -160,10 +160,14 @@ def _peak(rows: pd.DataFrame, kind: str, total: float, *, best: str) -> str:
     )
     if total > 0 and peak["mean"] / total < NOTHING:
         return f"{head}{body}: next to nothing."
+    if pd.isna(peak["low"]):
+        return f"{head}{body}; it has no interval, so that it may be chance."
     return f"{head}{body}." if peak["low"] > 0 else f"{head}{body}; the interval holds 0."
 
 
 def _interval(row: pd.Series) -> str:
+    if pd.isna(row["low"]):  # one draw of one fact
+        return number(float(row["mean"]))
     return f"{number(float(row['mean']))} [{number(float(row['low']))}, {number(float(row['high']))}]"
 
 

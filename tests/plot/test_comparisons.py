@@ -95,6 +95,14 @@ def test_models_are_lines_over_relative_depth_with_their_bands(models: ModelComp
     assert lines[0].line.color == lines[2].line.color != lines[1].line.color
 
 
+def test_models_of_one_draw_of_one_fact_are_lines_without_bands() -> None:
+    one = planted_trace({"mlp": 2 * np.abs(grid(4, 3, seed=0)) + 1})
+    one = ms.Trace(one.data.isel(sample=[0]))
+    found = compare_models({"small": [one], "large": [one]}, points=5)
+    low, high = ms.plot.compare_models(found, roles=None).layout.yaxis.range
+    assert low < 0 < found.curves["mean"].max() < high
+
+
 def test_the_axis_of_models_holds_every_band(models: ModelComparison) -> None:
     low, high = ms.plot.compare_models(models, roles=None).layout.yaxis.range
     assert low <= models.curves["low"].min()

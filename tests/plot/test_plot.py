@@ -36,6 +36,12 @@ def test_a_heat_map_shows_the_mean_indirect_effect_of_every_cell(trace: Trace) -
         np.testing.assert_array_equal(panel.customdata, np.stack([low.values, high.values], axis=-1))
 
 
+def test_one_draw_is_shown_without_intervals(trace: Trace) -> None:
+    for panel in ms.plot.trace(Trace(trace.data.isel(sample=[0]))).data:
+        assert panel.customdata is None
+        assert "customdata" not in panel.hovertemplate
+
+
 def test_subject_tokens_are_bold_and_others_are_not(trace: Trace) -> None:
     labels = ms.plot.trace(trace).layout.yaxis.ticktext
     roles = [str(role) for role in trace.data["role"].values]

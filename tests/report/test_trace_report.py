@@ -22,6 +22,7 @@ from mechstyle.tracing.compare_models import compare_models
 from mechstyle.tracing.compare_prompts import PromptComparison, compare_prompts
 from mechstyle.tracing.logit_lens import logit_lens
 from mechstyle.tracing.saliency import saliency
+from mechstyle.tracing.trace import Trace
 from mechstyle.tracing.trace_facts import trace_facts
 from tests.plot.planted import grid, planted_trace
 from tests.report.test_html import LOADING, Page
@@ -139,6 +140,15 @@ def test_one_trace_is_shown_whole(tiny_model: HookedTransformer, tmp_path: Path)
     assert not any(str(name).startswith("facts") for name in names)
 
 
+def test_one_draw_of_one_fact_is_reported_without_intervals(
+    tiny_model: HookedTransformer, tmp_path: Path
+) -> None:
+    _, page = _write(tmp_path, [causal_trace(tiny_model, HOSTILE, samples=1)])
+    text = "".join(page.text)
+    assert "[–, –]" not in text
+    assert "nan" not in text.lower().split()
+
+
 def test_a_comparison_of_models_has_a_figure_and_a_table_of_peaks(tmp_path: Path) -> None:
     small = [planted_trace({"mlp": grid(4, 3, seed=seed)}) for seed in range(3)]
     large = [planted_trace({"mlp": grid(4, 6, seed=seed)}) for seed in range(3)]
@@ -187,6 +197,14 @@ def test_small_effects_are_called_so_and_heads_are_named() -> None:
     effect[2, 3, 1] = 0.03
     (sentence,) = [one for one in _findings({"heads": effect}) if one.startswith("Heads")]
     assert "at the first subsequent token, layer 3, head 1: next to nothing." in sentence
+
+
+def test_without_an_interval_a_peak_may_be_chance() -> None:
+    one = planted_trace({"mlp": grid(4, 3, seed=0)})
+    one = Trace(one.data.isel(sample=[0]))
+    found = trace_findings(average_by_role([one]), total_effects([one]), one.settings, 1)
+    assert "it has no interval" in found[1]
+    assert not [sentence for sentence in found if "holds 0" in sentence or "[" in sentence]
 
 
 def test_without_a_total_effect_nothing_is_to_be_read() -> None:
