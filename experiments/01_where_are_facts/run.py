@@ -26,6 +26,7 @@ from on_organism import Row, finish, markdown  # noqa: E402
 
 ENDS = ["mean", "low", "high"]
 SUBJECT, AGAIN = "whole subject", "the same again"
+CORRUPTIONS: dict[str, Any] = {"noise": ms.GaussianNoise(), "replacement": ms.TokenReplacement()}
 
 
 def settings() -> tuple[dict[str, Any], Path]:
@@ -34,28 +35,39 @@ def settings() -> tuple[dict[str, Any], Path]:
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder; finished traces are kept")
     parser.add_argument("--smoke", action="store_true", help="few facts: does it still run?")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=PATH", help="one more model")
+    parser.add_argument("--corruption", choices=CORRUPTIONS, default="noise", help="of the subject")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     config = tomllib.loads((HERE / "config.toml").read_text(encoding="utf-8"))
     smoke = config.pop("smoke")
     more = dict(pair.split("=", 1) for pair in given.model)
     config["models"] = {**more, **config["models"]}
+    config["corruption"] = given.corruption
     return {**config, **(smoke if given.smoke else {}), "smoke": given.smoke}, given.out
 
 
 def token_sets(
-    model: HookedModel, fact: ms.Fact, *, kinds: tuple[str, ...], samples: int, seed: int = 0
+    model: HookedModel,
+    fact: ms.Fact,
+    *,
+    kinds: tuple[str, ...],
+    samples: int,
+    corruption: Any,
+    seed: int = 0,
 ) -> ms.Trace:
     """A trace that restores all tokens of the subject together."""
     encoded = encode_fact(model, fact)
     where = {SUBJECT: list(encoded.subject or ())}
-    return ms.causal_trace(model, fact, kinds=kinds, samples=samples, seed=seed, tokens=where)
+    return ms.causal_trace(
+        model, fact, kinds=kinds, samples=samples, corruption=corruption, seed=seed, tokens=where
+    )
 
 
 def traced(config: dict[str, Any], tracer: Callable[..., ms.Trace], out: Path) -> dict[str, list[ms.Trace]]:
     """Traces of the facts that every model knows."""
     facts = [one.fact for one in ms.organisms.requests(config["world"], n=config["n"], seed=config["seed"])]
     options = {name: config[name] for name in ("samples", "seed")}
+    options["corruption"] = CORRUPTIONS[config["corruption"]]
     chosen = partial(tracer, kinds=tuple(config["kinds"]), **options)
     sets: dict[str, ms.TraceSet] = {}
     for name, place in config["models"].items():
