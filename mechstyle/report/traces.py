@@ -69,7 +69,8 @@ def write_trace_report(
         comparison: of the prompts, or of this model with others.
 
     Raises:
-        InputError: no traces, or traces that cannot be averaged.
+        InputError: no traces, traces that cannot be averaged, or traces of noising: a report tells what comes
+            back, not what is lost.
         FileError: the file cannot be written.
 
     Example:
@@ -77,6 +78,11 @@ def write_trace_report(
     """
     if isinstance(traces, Trace) or len(traces) == 0:
         raise InputError("traces: expected a sequence of one trace or more, such as trace_facts gives.")
+    if traces[0].settings.get("direction") == "noising":
+        raise InputError(
+            "traces: expected states put back (direction='denoising'), got direction='noising'. Look at such "
+            "traces with ms.plot.trace and ms.suggest_layers, which know what a loss is."
+        )
     average = average_by_role(traces) if average is None else average
     totals = total_effects(traces) if totals is None else totals
     first = traces[0]

@@ -169,6 +169,13 @@ def test_nothing_to_report_and_nowhere_to_write_are_errors(tmp_path: Path) -> No
         write_trace_report(tmp_path / "none" / "x.html", [trace])
 
 
+def test_losses_are_not_reported_as_what_comes_back(tmp_path: Path) -> None:
+    lost = planted_trace({"mlp": grid(4, 3)}, direction="noising")
+    with pytest.raises(InputError, match="traces: expected states put back .* got direction='noising'"):
+        write_trace_report(tmp_path / "x.html", [lost])
+    assert not (tmp_path / "x.html").exists()
+
+
 def _findings(*effects: dict[str, np.ndarray], **settings: object) -> list[str]:
     traces = [planted_trace(effect, **settings) for effect in effects]
     return trace_findings(average_by_role(traces), total_effects(traces), traces[0].settings, len(traces))
