@@ -10,11 +10,14 @@ from common import Options, main, measure
 from shapes import QUICK, gpt2
 from trace_resid import trace_case
 
+SAMPLES = 2
+"""Draws: few, since the textbook form takes a run for each layer and head."""
+
 
 def figures(options: Options) -> Iterator[dict[str, Any]]:
     """The grid of heads."""
     model = gpt2(options.device, **(QUICK if options.quick else {}))
-    yield measure(trace_case(model, "heads", gate=3.0, aim=4.5), options)
+    yield measure(trace_case(model, "heads", gate=3.0, aim=4.5, samples=SAMPLES), options)
 
 
 if __name__ == "__main__":
