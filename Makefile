@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # The tests' models are tiny: with more threads they wait for each other longer than they work.
 export OMP_NUM_THREADS ?= 1
+# Test files that run at a time; each has a process of its own.
+TEST_JOBS ?= 2
 HALF := .venv/.installing
 
 .DEFAULT_GOAL := help
@@ -32,10 +34,10 @@ demo: $(READY)
 	$(BIN)/mechstyle study --out demo-report
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile -m "not slow"
 
 test-full: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
