@@ -42,7 +42,9 @@ CHANGES: dict[str, tuple[Callable[[Ledger, ms.EditSet], object], set[str]]] = {
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
-@pytest.mark.parametrize(("change", "step"), [(name, step) for name in CHANGES for step in CHANGES[name][1]])
+@pytest.mark.parametrize(
+    ("change", "step"), [(name, step) for name in CHANGES for step in sorted(CHANGES[name][1])]
+)
 def test_an_exception_at_any_step_leaves_weights_entries_and_files_as_before(
     tiny_model: HookedTransformer,
     folder: Path,

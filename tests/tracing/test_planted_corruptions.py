@@ -102,7 +102,9 @@ def first_logit(logits: Tensor) -> Tensor:
     return logits[:, 0].max(-1).values - logits[:, 0].mean(-1)
 
 
-@pytest.mark.parametrize("metric", ["prob", "logprob", "neg_kl", first_logit], ids=str)
+@pytest.mark.parametrize(
+    "metric", ["prob", "logprob", "neg_kl", first_logit], ids=["prob", "logprob", "neg_kl", "function"]
+)
 def test_every_metric_finds_the_planted_place(planted: Planted, metric: Any) -> None:
     trace = causal_trace(
         planted.model, planted.fact, noise=cancelling(planted, planted.fact), metric=metric, window=1
