@@ -27,6 +27,8 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_an_unchanged_model_is_hashed_once(tiny_model: HookedTransformer, hashed: list[int]) -> None:
+    with torch.no_grad():
+        tiny_model.W_pos[0] += 1  # nobody has seen this one before
     assert fingerprint(tiny_model) == fingerprint(tiny_model) == fingerprint(tiny_model)
     assert len(hashed) == 1
 

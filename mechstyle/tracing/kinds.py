@@ -79,6 +79,7 @@ def kinds_named(names: Sequence[str]) -> tuple[TracedKind, ...]:
         ['z', 'resid']
     """
     listed = isinstance(names, Sequence) and not isinstance(names, str)
+    listed = listed and all(isinstance(name, str) for name in names)
     if not listed or not names or any(names.count(name) > 1 or name not in KINDS for name in names):
         raise InputError(
             f"kinds: expected one or more different ones of {', '.join(KINDS)} in a tuple, got {names!r}."

@@ -233,7 +233,7 @@ def _reason(error: MechstyleError, *, works: bool) -> str:
     """
     if isinstance(error, TextError):
         return UNTRACED
-    if isinstance(error, (WorkError, NonFiniteError)):
+    if isinstance(error, WorkError) or (works and isinstance(error, NonFiniteError)):
         return NOT_FINITE
     if works and not isinstance(error, (FileError, ModelError)):
         return REFUSED

@@ -249,7 +249,7 @@ def test_the_window_is_that_of_the_formula() -> None:
         ({"noise": float("nan")}, RangeError, "noise"),
         ({"noise": "3"}, InputError, "noise: expected a number or a tensor of draws, got str"),
         ({"sigma": -0.1}, RangeError, "sigma: expected a finite number"),
-        ({"kinds": ("resid", "heads")}, InputError, "kinds: expected one or more .* resid, mlp, attn"),
+        ({"kinds": ("resid", "head")}, InputError, "kinds: expected one or more .* resid, mlp, attn"),
         ({"kinds": ()}, InputError, "kinds"),
         ({"kinds": "resid"}, InputError, "kinds: .* in a tuple, got 'resid'"),
         ({"metric": "accuracy"}, InputError, "metric: expected one of prob, logprob, .* got 'accuracy'"),
