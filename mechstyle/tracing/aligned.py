@@ -20,7 +20,7 @@ BEFORE = ("sample", "token")
 """The first two axes of every kind; what follows names a cell."""
 COMPARED = (
     "metric", "answer_source", "window", "neuron_layer", "prepend_bos", "method", "direction", "receivers",
-    "through_mlps", "active_edits", "hooks",
+    "through_mlps", "answer_limit", "edited_weights", "active_edits", "hooks",
 )  # fmt: skip
 """Settings in which traces must agree to be laid on top of each other."""
 NOISE = ("rule", "multiple", "width", "sigma", "sigma_source", "reference")

@@ -21,7 +21,7 @@ EQUAL: Final = 1e-6
 TINY: Final = float(np.finfo(np.float64).tiny)
 SAME: Final = (
     "fact", "prompts", "answer", "answer_tokens", "contrast", "metric", "noise", "samples", "seed",
-    "direction", "prepend_bos", "active_edits", "hooks",
+    "direction", "prepend_bos", "edited_weights", "hooks",
 )  # fmt: skip
 """Settings that two traces of the same cells share."""
 

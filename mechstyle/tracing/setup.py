@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechstyle.errors import InputError, RangeError, TextError
 from mechstyle.facts import Fact
-from mechstyle.models import HookedModel, active_base, require_hooked
+from mechstyle.models import HookedModel, edited_weights, require_hooked
 from mechstyle.tokens import EncodedPrompt, encode, encode_fact
 from mechstyle.tracing.answer import Metric, Question
 from mechstyle.tracing.corrupted import Corrupted, Corruption
@@ -125,8 +125,7 @@ def prepare_fact(
         "samples": subject.samples,
         "seed": seed,
         "prepend_bos": encoded[0].prepend_bos,
-        "active_edits": sorted(active_base(model)),
-        "hooks": list(hooks_by_place(model)),
+        **_state(model),
     }
     return Setup(
         asked[0].question.encoded,
@@ -192,8 +191,7 @@ def prepare_prompts(
         **target.record(asked),
         "samples": 1,
         "prepend_bos": encoded[0].prepend_bos,
-        "active_edits": sorted(active_base(model)),
-        "hooks": list(hooks_by_place(model)),
+        **_state(model),
     }
     return Setup(asked[0].question.encoded, asked, int(differs[0]), record, swapped[None])
 
@@ -212,6 +210,12 @@ def require_draws(samples: object, seed: object) -> None:
         raise RangeError(f"samples: expected a whole number of at least 1, got {samples!r}.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"seed: expected a whole number, got {seed!r}.")
+
+
+def _state(model: HookedModel) -> dict[str, Any]:
+    """What is done to the model at present: its fingerprint is that of the model without it."""
+    edited = edited_weights(model)
+    return {"active_edits": list(edited), "edited_weights": edited, "hooks": list(hooks_by_place(model))}
 
 
 def _text(prompt: Fact | str) -> str:

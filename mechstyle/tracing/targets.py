@@ -181,6 +181,7 @@ class Target:
         return {
             "answer": encoded.text[encoded.offsets[encoded.n_prompt][0] :],
             "answer_tokens": encoded.target_ids.tolist(),
+            "answer_limit": self.answer_tokens,
             "answer_source": self.source,
             "contrast": contrast,
             "metric": question.metric_name + ("" if contrast is None else " difference"),

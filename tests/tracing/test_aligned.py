@@ -31,6 +31,12 @@ TWO = written({"mlp": [[0.3, 0.0], [0.4, 0.8]]}, roles=("first subject token", "
             "noise reference {'list': 'packaged'}, the first one {'list': 'given'}",
         ),
         ({"active_edits": []}, {"active_edits": ["w"]}, "active_edits ['w'], the first one []"),
+        (
+            {"edited_weights": {"w": "1f"}},
+            {"edited_weights": {"w": "2a"}},
+            "edited_weights {'w': '2a'}, the first one {'w': '1f'}",
+        ),
+        ({"answer_limit": 1}, {"answer_limit": None}, "answer_limit None, the first one 1"),
         ({"hooks": []}, {"hooks": ["hook_embed"]}, "hooks ['hook_embed'], the first one []"),
         ({"receivers": ["logits"]}, {"receivers": ["q"]}, "receivers ['q'], the first one ['logits']"),
         ({"through_mlps": True}, {"through_mlps": False}, "through_mlps False, the first one True"),

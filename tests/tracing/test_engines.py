@@ -23,7 +23,7 @@ from mechstyle.errors import InputError
 from mechstyle.facts import Fact
 from mechstyle.runs import default_memory, rows_within
 from mechstyle.tokens import encode_fact
-from mechstyle.tracing import Trace, causal_trace
+from mechstyle.tracing import Trace, average_by_role, causal_trace
 from tests.checkpoints import KINDS
 from tests.oracles import textbook, trace_loop
 
@@ -216,6 +216,12 @@ def test_active_edits_are_traced(architectures: Models, kind: str) -> None:
     found = traced(model, MIDDLE, draws=draws)
     assert found.settings["engine"] == "resume"
     assert found.settings["active_edits"] == ["blocks.1.mlp.W_out"]
+    stronger = apply_edits(model, [edit])
+    again = traced(model, MIDDLE, draws=draws)
+    assert again.settings["active_edits"] == found.settings["active_edits"]
+    with pytest.raises(InputError, match="edited_weights"):
+        average_by_role([found, again])
+    stronger.undo()
     same(found, wanted, 1e-10)
     handle.undo()
     same(traced(model, MIDDLE, draws=draws), before, 1e-10)

@@ -206,6 +206,7 @@ def test_the_record_says_everything_in_json(model: HookedTransformer, how: Any, 
     assert Fact.from_dict(record["fact"]) == FACT
     assert (record["metric"], record["answer_source"]) == ("logprob difference", "contrast")
     assert (record["seed"], record["samples"], record["active_edits"]) == (7, 1, [])
+    assert (record["edited_weights"], record["answer_limit"]) == ({}, None)
     assert (
         record["contrast"]["other_tokens"]
         == encode_fact(model, FACT.with_target(STYLED.other)).target_ids.tolist()
