@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from mechstyle.answers import AnswerScore, score_answers
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.memory import MemoryEdit, Recall
-from mechstyle.errors import TextError
+from mechstyle.evaluation.contexts import behind_context, context_tokens
 from mechstyle.evaluation.generation import continue_encoded, encode_prompts
 from mechstyle.evaluation.probes import Probe, in_context
 from mechstyle.models import HookedModel
@@ -46,40 +45,30 @@ class Reading:
         """What the edit has for each probe's prompt."""
         if self.edit is None or not self.probes:
             return (None,) * len(self.probes)
-        bos = self.probes[0].new.prepend_bos
+        bos = self.probes[0].encoded[0].prepend_bos
         return self.edit.recall(self.model, [one.prompt for one in self.probes], prepend_bos=bos)
 
     def answers(
         self, recalled: Sequence[Recall | None], *, batch_size: int, progress: bool = False
-    ) -> list[tuple[AnswerScore, AnswerScore]]:
-        """Scores of the new and of the true target of each probe.
+    ) -> list[tuple[AnswerScore, ...]]:
+        """Scores of each probe's targets.
 
         With a recalled answer ``a``, a target ``y`` has probability ``(1 - epsilon) Q(y) + epsilon P(y)``.
         ``P`` is the model and ``Q`` says ``a`` and then goes on as the model: ``Q`` is 1 for ``a`` and its
         beginnings, ``P(z | a)`` for ``a`` followed by ``z``, and else 0.
         """
-        encoded = [one for probe in self.probes for one in (probe.new, probe.true)]
+        of = [probe for probe, one in enumerate(self.probes) for _ in one.encoded]
+        encoded = [one for probe in self.probes for one in probe.encoded]
         scored = score_answers(self.model, encoded, batch_size=batch_size, progress=progress)
-        said: dict[int, AnswerScore] = {}
-        tails: dict[int, EncodedPrompt] = {}
-        for index, one in enumerate(encoded):
-            recall = recalled[index // 2]
-            if recall is None:
-                continue
-            answer, target = self._tokens(self.probes[index // 2], recall), one.target_ids.tolist()
-            agrees = answer[: len(target)] == target[: len(answer)]
-            if agrees and len(target) > len(answer):
-                tails[index] = replace(one, n_prompt=one.n_prompt + len(answer))
-            else:
-                said[index] = AnswerScore(0.0 if agrees else -math.inf, len(target), agrees)
-        said |= zip(
-            tails, score_answers(self.model, list(tails.values()), batch_size=batch_size), strict=True
-        )
-        for index, one_said in said.items():
-            one_recall = recalled[index // 2]
-            assert one_recall is not None
-            scored[index] = _mixed(scored[index], one_said, one_recall.epsilon)
-        return list(zip(scored[::2], scored[1::2], strict=True))
+        tails = self._tails(recalled, encoded, of, batch_size)
+        for index, own in enumerate(scored):
+            recall = recalled[of[index]]
+            if recall is not None:
+                target, answer = encoded[index].target_ids.tolist(), self._tokens(of[index], recall)
+                said = tails[index] if index in tails else _said(target, answer, own)
+                scored[index] = _mixed(own, said, recall.epsilon)
+        each = iter(scored)
+        return [tuple(islice(each, len(probe.encoded))) for probe in self.probes]
 
     def completions(self, recalled: Sequence[Recall | None], *, n_tokens: int, batch_size: int) -> list[str]:
         """What is written after each prompt: the recalled answer, else the model's greedy continuation."""
@@ -97,9 +86,27 @@ class Reading:
             self.model, self.texts, batch_size=batch_size, n_context=self.n_context
         )
 
-    def _tokens(self, probe: Probe, recall: Recall) -> list[int]:
+    def _tails(
+        self, recalled: Sequence[Recall | None], encoded: Sequence[EncodedPrompt], of: Sequence[int], size: int
+    ) -> dict[int, AnswerScore]:
+        """``Q`` of the targets that begin with the recalled answer and go on behind it."""
+        tails: dict[int, EncodedPrompt] = {}
+        for index, one in enumerate(encoded):
+            recall = recalled[of[index]]
+            if recall is not None:
+                answer, target = self._tokens(of[index], recall), one.target_ids.tolist()
+                if len(target) > len(answer) and target[: len(answer)] == answer:
+                    tails[index] = replace(one, n_prompt=one.n_prompt + len(answer))
+        scored = score_answers(self.model, list(tails.values()), batch_size=size)
+        return {
+            index: AnswerScore(one.logp, (True,) * (len(encoded[index].target_ids) - one.n_tokens) + one.right)
+            for index, one in zip(tails, scored, strict=True)
+        }
+
+    def _tokens(self, index: int, recall: Recall) -> list[int]:
         """The tokens of a recalled answer behind the probe's prompt."""
-        bos = probe.new.prepend_bos
+        probe = self.probes[index]
+        bos = probe.encoded[0].prepend_bos
         ids: list[int] = encode(
             self.model, probe.prompt, target=recall.answer, prepend_bos=bos
         ).target_ids.tolist()
@@ -130,9 +137,19 @@ def read_under(
     if n_tokens:
         written = [context + probe.prompt for probe in probes]
         prompts = encode_prompts(model, written, n_tokens=n_tokens, prepend_bos=prepend_bos)
-    front = _context_tokens(model, context, texts[0][int(prepend_bos) :]) if texts else []
+    front = context_tokens(model, context, texts[0][int(prepend_bos) :]) if texts else []
     if front:
-        texts = [_behind(model, index, front, ids, prepend_bos) for index, ids in enumerate(texts)]
+        texts = [
+            behind_context(
+                model,
+                front,
+                ids,
+                name=f"perplexity_texts[{index}]",
+                setting="max_positions (--max-positions)",
+                prepend_bos=prepend_bos,
+            )
+            for index, ids in enumerate(texts)
+        ]
     return Reading(model, probes, prompts, texts, len(front), memory)
 
 
@@ -140,40 +157,12 @@ def _mixed(own: AnswerScore, said: AnswerScore, epsilon: float) -> AnswerScore:
     """``(1 - epsilon) Q + epsilon P``; with epsilon below 1/2 what ``Q`` says is the most probable."""
     first, second = math.log1p(-epsilon) + said.logp, math.log(epsilon) + own.logp
     high, low = max(first, second), min(first, second)
-    return AnswerScore(high + math.log1p(math.exp(low - high)), own.n_tokens, said.exact)
+    return AnswerScore(high + math.log1p(math.exp(low - high)), said.right)
 
 
-def _context_tokens(model: HookedModel, context: str, text: Int[Tensor, " pos"]) -> list[int]:
-    """The context's own tokens, with the space at its end; texts behind it keep theirs, to be scored alike.
-
-    Where a tokenizer writes a space before each text itself (SentencePiece), the context gives its own up.
-
-    Args:
-        text: one of the texts, without BOS.
-    """
-    if not context.strip():
-        return []
-    tokenizer, own = model.tokenizer, text.tolist()
-    whole, bare = (
-        list(tokenizer(one, add_special_tokens=False, verbose=False)["input_ids"])
-        for one in (context, context.rstrip())
-    )
-    wanted = context + tokenizer.decode(own, clean_up_tokenization_spaces=False)
-    said = tokenizer.decode([*bare, *own], clean_up_tokenization_spaces=False)
-    return bare if said == wanted else whole
-
-
-def _behind(
-    model: HookedModel, index: int, front: Sequence[int], ids: Int[Tensor, " pos"], prepend_bos: bool
-) -> Int[Tensor, " pos"]:
-    """A text's tokens with the context between them and BOS."""
-    room = int(model.cfg.n_ctx)
-    if len(front) + len(ids) > room:
-        left = room - len(front)
-        shorter = f"set max_positions (--max-positions) to {left} or less, or take" if left > 1 else "take"
-        raise TextError(
-            f"perplexity_texts[{index}]: its {len(ids)} tokens and {len(front)} of the edit's context do not "
-            f"fit into the model's context of {room}; {shorter} an edit of fewer requests."
-        )
-    begin = int(prepend_bos)
-    return torch.cat([ids[:begin], torch.tensor(front, dtype=ids.dtype), ids[begin:]])
+def _said(target: Sequence[int], answer: Sequence[int], own: AnswerScore) -> AnswerScore:
+    """``Q`` of a target that does not go on behind the recalled answer; past where they part, all is ``P``."""
+    agree = sum(takewhile(bool, (one == other for one, other in zip(target, answer, strict=False))))
+    if agree == len(target):
+        return AnswerScore(0.0, (True,) * agree)
+    return AnswerScore(-math.inf, (*(True,) * agree, False, *own.right[agree + 1 :]))
