@@ -14,7 +14,7 @@ __all__ = ["About", "Conditions", "Measure", "Metric", "Reader", "Row"]
 
 Row: TypeAlias = dict[str, Any]
 """One row of a tidy table, JSON values only. Always there: ``item``, what was asked, the same under every
-edit, so that rows of two edits can be paired. Rows about requests have ``request`` too, the index of the case."""
+edit, so that rows of two edits can be paired. Rows about requests have ``request`` too: the case's index."""
 
 Reader: TypeAlias = Callable[[AnyEdit | None, Sequence[int]], list[Row]]
 """Reads the model as it now stands. The first argument is the edit that is active (None before any): an edit

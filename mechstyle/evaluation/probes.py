@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from mechstyle.cases import Question, own_questions
 from mechstyle.errors import InputError, ModelError, TextError
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel
 from mechstyle.tokens import EncodedPrompt, encode
 
-__all__ = ["KINDS", "Kind", "Probe", "encode_probes", "in_context"]
+__all__ = ["KINDS", "Kind", "Probe", "encode_probes", "in_context", "question_probe"]
 
 Kind = Literal["rewrite", "paraphrase", "neighborhood"]
 KINDS: Final[tuple[Kind, ...]] = ("rewrite", "paraphrase", "neighborhood")
@@ -19,23 +20,27 @@ KINDS: Final[tuple[Kind, ...]] = ("rewrite", "paraphrase", "neighborhood")
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One prompt with its two answers, tokenised.
+    """One prompt with the continuations that are compared, tokenised.
 
     Args:
         request: index of the request it belongs to.
-        target_true: the answer before the edit; in the neighbourhood the neighbour's own.
-        new: the prompt followed by ``target_new``.
-        true: the prompt followed by ``target_true``.
+        subject: of the request, and its relation where that is known.
+        question: what is asked.
+        targets: the question's answers, then its foils.
+        encoded: the prompt followed by each target.
     """
 
     request: int
     subject: str
-    kind: Kind
-    prompt: str
-    target_new: str
-    target_true: str
-    new: EncodedPrompt
-    true: EncodedPrompt
+    relation: str | None
+    question: Question
+    targets: tuple[str, ...]
+    encoded: tuple[EncodedPrompt, ...]
+
+    @property
+    def prompt(self) -> str:
+        """The question's prompt."""
+        return self.question.prompt
 
 
 def encode_probes(
@@ -61,10 +66,27 @@ def encode_probes(
         if not isinstance(request, EditRequest):
             raise InputError(f"requests[{index}]: expected an EditRequest, got {type(request).__name__}.")
     return [
-        _encode(model, index, request, kind, prompt, true, prepend_bos)
+        question_probe(model, index, request, question, prepend_bos=prepend_bos)
         for index, request in enumerate(requests)
-        for kind, prompt, true in _prompts(request)
+        for question in _own(index, request)
     ]
+
+
+def question_probe(
+    model: HookedModel, index: int, request: EditRequest, question: Question, *, prepend_bos: bool | None
+) -> Probe:
+    """Tokenise one question about a request, with its answers and foils.
+
+    Raises:
+        TextError: it does not fit the tokenizer or the context; the message names request and prompt.
+
+    >>> question_probe(model, 0, request, question, prepend_bos=None).targets  # doctest: +SKIP
+    (' guitar', ' trumpet')
+    """
+    where = f"requests[{index}], {question.kind} prompt {question.prompt!r}"
+    targets = (*question.answers, *question.foils)
+    encoded = _encoded(model, where, question.prompt, targets, prepend_bos)
+    return Probe(index, request.fact.subject, request.fact.relation, question, targets, encoded)
 
 
 def in_context(
@@ -81,49 +103,29 @@ def in_context(
         return list(probes)
     found = []
     for probe in probes:
-        where = f"requests[{probe.request}], {probe.kind} prompt {probe.prompt!r} behind {context!r}"
-        targets = probe.target_new, probe.target_true
-        new, true = _both(model, where, context + probe.prompt, targets, prepend_bos)
-        found.append(replace(probe, new=new, true=true))
+        where = f"requests[{probe.request}], {probe.question.kind} prompt {probe.prompt!r} behind {context!r}"
+        encoded = _encoded(model, where, context + probe.prompt, probe.targets, prepend_bos)
+        found.append(replace(probe, encoded=encoded))
     return found
 
 
-def _prompts(request: EditRequest) -> list[tuple[Kind, str, str]]:
-    """Kind, prompt and true target of every prompt of a request."""
-    true = request.fact.target
-    return [
-        ("rewrite", request.fact.prompt, true),
-        *(("paraphrase", prompt, true) for prompt in request.paraphrases),
-        *(("neighborhood", prompt, own) for prompt, own in request.neighborhood),
-    ]
+def _own(index: int, request: EditRequest) -> tuple[Question, ...]:
+    """The request's own prompts as questions."""
+    for prompt, own in request.neighborhood:
+        if own == request.new_target:
+            raise TextError(
+                f"requests[{index}], neighborhood prompt {prompt!r}: its true target must differ from the "
+                f"new target, but both are {own!r}; choose another neighbour or another new target."
+            )
+    return own_questions(request)
 
 
-def _encode(
-    model: HookedModel,
-    index: int,
-    request: EditRequest,
-    kind: Kind,
-    prompt: str,
-    true: str,
-    prepend_bos: bool | None,
-) -> Probe:
-    where = f"requests[{index}], {kind} prompt {prompt!r}"
-    if true == request.new_target:
-        raise TextError(
-            f"{where}: its true target must differ from the new target, but both are {true!r}; "
-            "choose another neighbour or another new target."
-        )
-    new, other = _both(model, where, prompt, (request.new_target, true), prepend_bos)
-    return Probe(index, request.fact.subject, kind, prompt, request.new_target, true, new, other)
-
-
-def _both(
-    model: HookedModel, where: str, prompt: str, targets: tuple[str, str], prepend_bos: bool | None
-) -> tuple[EncodedPrompt, EncodedPrompt]:
-    """A prompt with each of its two targets."""
+def _encoded(
+    model: HookedModel, where: str, prompt: str, targets: Sequence[str], prepend_bos: bool | None
+) -> tuple[EncodedPrompt, ...]:
+    """A prompt with each of its targets."""
     try:
-        new = encode(model, prompt, target=targets[0], prepend_bos=prepend_bos)
-        return new, encode(model, prompt, target=targets[1], prepend_bos=prepend_bos)
+        return tuple(encode(model, prompt, target=target, prepend_bos=prepend_bos) for target in targets)
     except ModelError:
         raise
     except InputError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 
 from jaxtyping import Int
 from torch import Tensor
@@ -87,7 +88,11 @@ class Reading:
         )
 
     def _tails(
-        self, recalled: Sequence[Recall | None], encoded: Sequence[EncodedPrompt], of: Sequence[int], size: int
+        self,
+        recalled: Sequence[Recall | None],
+        encoded: Sequence[EncodedPrompt],
+        of: Sequence[int],
+        size: int,
     ) -> dict[int, AnswerScore]:
         """``Q`` of the targets that begin with the recalled answer and go on behind it."""
         tails: dict[int, EncodedPrompt] = {}
@@ -97,9 +102,11 @@ class Reading:
                 answer, target = self._tokens(of[index], recall), one.target_ids.tolist()
                 if len(target) > len(answer) and target[: len(answer)] == answer:
                     tails[index] = replace(one, n_prompt=one.n_prompt + len(answer))
-        scored = score_answers(self.model, list(tails.values()), batch_size=size)
+        scored = score_answers(self.model, list(tails.values()), batch_size=batch_size)
         return {
-            index: AnswerScore(one.logp, (True,) * (len(encoded[index].target_ids) - one.n_tokens) + one.right)
+            index: AnswerScore(
+                one.logp, (True,) * (len(encoded[index].target_ids) - one.n_tokens) + one.right
+            )
             for index, one in zip(tails, scored, strict=True)
         }
 
@@ -161,7 +168,7 @@ def _mixed(own: AnswerScore, said: AnswerScore, epsilon: float) -> AnswerScore:
 
 
 def _said(target: Sequence[int], answer: Sequence[int], own: AnswerScore) -> AnswerScore:
-    """``Q`` of a target that does not go on behind the recalled answer; past where they part, all is ``P``."""
+    """``Q`` of a target that does not go on behind the recalled answer; where they have parted, ``P`` speaks."""
     agree = sum(takewhile(bool, (one == other for one, other in zip(target, answer, strict=False))))
     if agree == len(target):
         return AnswerScore(0.0, (True,) * agree)

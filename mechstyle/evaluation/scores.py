@@ -6,19 +6,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from mechstyle.answers import AnswerScore, require_positive
+from mechstyle.answers import require_positive
 from mechstyle.errors import InputError
 from mechstyle.evaluation.edits import AnyEdit, Edits, check_edits, edit_record, is_one, listed_edits
-from mechstyle.evaluation.generation import begins_with, encode_prompts
 from mechstyle.evaluation.intervals import summarise
-from mechstyle.evaluation.probes import Probe, encode_probes
+from mechstyle.evaluation.measure import Row
+from mechstyle.evaluation.probes import encode_probes
 from mechstyle.evaluation.readings import Reading, read_under
+from mechstyle.evaluation.request_scores import Reduce, require_reduce, room_for, score_rows
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, active_base, provenance, require_hooked, resolve_bos
 from mechstyle.texts import encode_texts, exp_mean
@@ -26,9 +27,6 @@ from mechstyle.texts import encode_texts, exp_mean
 __all__ = ["Scores", "Stage", "evaluate"]
 
 Stage = Literal["before", "after"]
-Reduce = Literal["mean", "sum"]
-EXTRA_TOKENS: Final = 2
-"""Tokens generated beyond the longest target, to see whether its last word runs on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,9 @@ class Scores:
             (with the edit). ``kind`` is rewrite, paraphrase or neighborhood. ``logp_new, logp_true`` are mean
             token log-probabilities in nats, ``logp_new_sum, logp_true_sum`` those of the whole targets;
             ``p_new, p_true`` are the probabilities that ``success`` and ``magnitude`` compare; ``exact_new,
-            exact_true`` say whether every token of the target is the most probable one, teacher-forced.
+            exact_true`` say whether every token of the target is the most probable one, teacher-forced, and
+            ``accuracy_new, accuracy_true`` which share of them is. ``scope`` is "in" for prompts that should
+            follow the edit and "near" for the neighbourhood; ``relation`` is the request's.
         perplexity: stage -> perplexity of the texts given; None without texts.
         provenance: fingerprint of the unedited model, versions, settings.
     """
@@ -160,12 +160,11 @@ def evaluate(
     """
     require_hooked(model)
     require_positive("batch_size", batch_size)
-    if reduce not in get_args(Reduce):
-        raise InputError(f"reduce: expected 'mean' or 'sum', got {reduce!r}.")
+    require_reduce(reduce)
     bos = resolve_bos(model, prepend_bos)
     probes = encode_probes(model, requests, prepend_bos=bos)
     listed = listed_edits(edits, len(requests))
-    n_tokens = _room(model, probes, bos) if generate else 0
+    n_tokens = room_for(model, probes, prepend_bos=bos) if generate else 0
     texts = []
     if perplexity_texts is not None:
         texts = encode_texts(model, perplexity_texts, prepend_bos=bos, max_positions=max_positions)
@@ -190,18 +189,9 @@ def evaluate(
     plain = reading(None)
     under = [reading(edit, None if shared else index) for index, edit in enumerate(listed)]
 
-    def rows(stage: Stage, asked: Reading, bar: bool) -> list[dict[str, object]]:
-        recalled = asked.recalled()
-        scored = asked.answers(recalled, batch_size=batch_size, progress=bar)
-        found = [
-            _row(stage, probe, new, true, reduce)
-            for probe, (new, true) in zip(asked.probes, scored, strict=True)
-        ]
-        if generate:
-            written = asked.completions(recalled, n_tokens=n_tokens, batch_size=batch_size)
-            for row, probe, text in zip(found, asked.probes, written, strict=True):
-                row.update(_generated(probe, text))
-        return found
+    def rows(stage: Stage, asked: Reading, bar: bool) -> list[Row]:
+        found = score_rows(asked, reduce=reduce, n_tokens=n_tokens, batch_size=batch_size, progress=bar)
+        return [{"stage": stage, **row} for row in found]
 
     table = rows("before", plain, progress)
     before, after = plain.nll(batch_size=batch_size), (0.0, 0)
@@ -215,48 +205,6 @@ def evaluate(
     measured: dict[Stage, tuple[float, int]] = {"before": before, "after": after}
     perplexity = {stage: exp_mean(*sums) for stage, sums in measured.items() if sums[1]}
     return Scores(pd.DataFrame(table), perplexity or None, origin)
-
-
-def _row(
-    stage: Stage, probe: Probe, new: AnswerScore, true: AnswerScore, reduce: Reduce
-) -> dict[str, object]:
-    """One row of the frame."""
-    p_new, p_true = (math.exp(one.mean_logp if reduce == "mean" else one.logp) for one in (new, true))
-    gain = p_true - p_new if probe.kind == "neighborhood" else p_new - p_true
-    return {
-        "stage": stage,
-        "request": probe.request,
-        "subject": probe.subject,
-        "kind": probe.kind,
-        "prompt": probe.prompt,
-        "target_new": probe.target_new,
-        "target_true": probe.target_true,
-        "logp_new": new.mean_logp,
-        "logp_true": true.mean_logp,
-        "logp_new_sum": new.logp,
-        "logp_true_sum": true.logp,
-        "p_new": p_new,
-        "p_true": p_true,
-        "success": gain > 0,
-        "magnitude": gain,
-        "exact_new": new.exact,
-        "exact_true": true.exact,
-    }
-
-
-def _generated(probe: Probe, text: str) -> dict[str, object]:
-    return {
-        "completion": text,
-        "generated_new": begins_with(text, probe.target_new),
-        "generated_true": begins_with(text, probe.target_true),
-    }
-
-
-def _room(model: HookedModel, probes: Sequence[Probe], bos: bool) -> int:
-    """How many tokens to generate, after checking that every prompt leaves room for them."""
-    n_tokens = EXTRA_TOKENS + max(len(one.target_ids) for probe in probes for one in (probe.new, probe.true))
-    encode_prompts(model, [probe.prompt for probe in probes], n_tokens=n_tokens, prepend_bos=bos)
-    return n_tokens
 
 
 def _finite(value: Any) -> Any:

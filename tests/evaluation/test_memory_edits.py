@@ -107,10 +107,11 @@ def test_what_is_found_is_generated_and_all_else_is_the_models_own(
 def chances(model: HookedTransformer, edit: MemoryEdit, *begin: int) -> torch.Tensor:
     """P of each token after the cached prompt and ``begin``, as whole continuations."""
     (probe, *_) = encode_probes(model, [MILES], prepend_bos=False)
-    prompt = probe.new.ids[: probe.new.n_prompt].tolist()
+    new = probe.encoded[0]
+    prompt = new.ids[: new.n_prompt].tolist()
     n_tokens = len(model.tokenizer)
-    each = [replace(probe.new, ids=torch.tensor([*prompt, *begin, token])) for token in range(n_tokens)]
-    probes = [replace(probe, new=one, true=one) for one in each]
+    each = [replace(new, ids=torch.tensor([*prompt, *begin, token])) for token in range(n_tokens)]
+    probes = [replace(probe, encoded=(one, one)) for one in each]
     recalled = edit.recall(model, [one.prompt for one in probes])
     scored = Reading(model, probes, edit=edit).answers(recalled, batch_size=200)
     assert all(one.n_tokens == len(begin) + 1 for one, _ in scored)
