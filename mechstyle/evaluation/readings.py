@@ -92,7 +92,7 @@ class Reading:
         recalled: Sequence[Recall | None],
         encoded: Sequence[EncodedPrompt],
         of: Sequence[int],
-        size: int,
+        batch_size: int,
     ) -> dict[int, AnswerScore]:
         """``Q`` of the targets that begin with the recalled answer and go on behind it."""
         tails: dict[int, EncodedPrompt] = {}
@@ -103,12 +103,11 @@ class Reading:
                 if len(target) > len(answer) and target[: len(answer)] == answer:
                     tails[index] = replace(one, n_prompt=one.n_prompt + len(answer))
         scored = score_answers(self.model, list(tails.values()), batch_size=batch_size)
-        return {
-            index: AnswerScore(
-                one.logp, (True,) * (len(encoded[index].target_ids) - one.n_tokens) + one.right
-            )
-            for index, one in zip(tails, scored, strict=True)
-        }
+        found = {}
+        for index, one_scored in zip(tails, scored, strict=True):
+            n_said = len(encoded[index].target_ids) - one_scored.n_tokens
+            found[index] = AnswerScore(one_scored.logp, (True,) * n_said + one_scored.right)
+        return found
 
     def _tokens(self, index: int, recall: Recall) -> list[int]:
         """The tokens of a recalled answer behind the probe's prompt."""
@@ -168,7 +167,7 @@ def _mixed(own: AnswerScore, said: AnswerScore, epsilon: float) -> AnswerScore:
 
 
 def _said(target: Sequence[int], answer: Sequence[int], own: AnswerScore) -> AnswerScore:
-    """``Q`` of a target that does not go on behind the recalled answer; where they have parted, ``P`` speaks."""
+    """``Q`` of a target that does not go on behind the recalled answer; once they part, ``P`` speaks."""
     agree = sum(takewhile(bool, (one == other for one, other in zip(target, answer, strict=False))))
     if agree == len(target):
         return AnswerScore(0.0, (True,) * agree)
