@@ -16,7 +16,7 @@ from mechstyle.metrics import answer_logprobs
 from mechstyle.models import HookedModel, resolve_bos
 from mechstyle.runs import logits
 
-__all__ = ["encode_text", "encode_texts", "exp_mean", "negative_log_likelihood"]
+__all__ = ["encode_text", "encode_texts", "exp_mean", "negative_log_likelihood", "text_losses"]
 
 
 def encode_texts(
@@ -95,17 +95,42 @@ def negative_log_likelihood(
 
     >>> total, count = negative_log_likelihood(model, encoded, batch_size=8)  # doctest: +SKIP
     """
-    total, count, first = 0.0, 0, n_context + 1
+    each = text_losses(model, encoded, batch_size=batch_size, n_context=n_context)
+    return math.fsum(total for total, _ in each), sum(count for _, count in each)
+
+
+def text_losses(
+    model: HookedModel,
+    encoded: Sequence[Int[Tensor, " pos"]],
+    *,
+    batch_size: int,
+    n_context: int | Sequence[int] = 0,
+) -> list[tuple[float, int]]:
+    """Negative log-likelihood of each text but its first token, in nats, and how many tokens that are.
+
+    Args:
+        n_context: so many tokens more, at the beginning of each text, are read and not scored; one number
+            for all texts, or one for each.
+
+    Raises:
+        NonFiniteError: a sum is not a finite number.
+
+    >>> [(total, count)] = text_losses(model, encoded[:1], batch_size=8)  # doctest: +SKIP
+    """
+    context = [n_context] * len(encoded) if isinstance(n_context, int) else n_context
+    found: dict[int, tuple[float, int]] = {}
     for rows in length_buckets([len(ids) for ids in encoded], batch_size):
         chosen = [encoded[row] for row in rows]
         ids = pad_sequence(chosen, batch_first=True)
         mask = pad_sequence([torch.ones_like(one) for one in chosen], batch_first=True)
-        logp = answer_logprobs(logits(model, ids, attention_mask=mask), ids, first, stop=mask.sum(-1))
-        total -= float(logp.double().sum())
-        count += int(mask.sum()) - first * len(rows)
+        first, stop = torch.tensor([context[row] + 1 for row in rows]), mask.sum(-1)
+        logp = answer_logprobs(logits(model, ids, attention_mask=mask), ids, first, stop=stop)
+        totals = (-logp.double()).tolist()
+        found.update(zip(rows, zip(totals, (stop - first).tolist(), strict=True), strict=True))
+    total = sum(loss for loss, _ in found.values())
     if not math.isfinite(total):
         raise NonFiniteError(
             f"model: the negative log-likelihood of the texts is {total}, not a finite number; look for "
             "NaN or overflow in the weights, or load the model in a wider dtype."
         )
-    return total, count
+    return [found[row] for row in range(len(encoded))]
