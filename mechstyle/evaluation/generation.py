@@ -12,7 +12,7 @@ from mechstyle.models import HookedModel
 from mechstyle.runs import decode
 from mechstyle.tokens import EncodedPrompt, encode
 
-__all__ = ["begins_with", "complete", "continue_encoded", "encode_prompts"]
+__all__ = ["begins_with", "complete", "continue_encoded", "encode_prompts", "new_text", "until_end"]
 
 
 def complete(
@@ -85,7 +85,7 @@ def continue_encoded(
         chosen = [encoded[row] for row in rows]
         written = _write(model, [one.ids for one in chosen], n_tokens)
         for row, one, new in zip(rows, chosen, written, strict=True):
-            found[row] = _text(model, one, new)
+            found[row] = new_text(model, one, new)
     return [found[row] for row in range(len(encoded))]
 
 
@@ -99,17 +99,30 @@ def begins_with(completion: str, target: str) -> bool:
     return completion.startswith(target) and not rest[:1].isalnum()
 
 
-def _write(model: HookedModel, rows: list[Tensor], n_tokens: int) -> list[list[int]]:
-    """New token ids of each row, up to the end-of-text token."""
-    new = decode(model, rows, n_tokens, lambda scores: scores.argmax(-1)).tolist()
+def until_end(model: HookedModel, ids: list[int]) -> list[int]:
+    """What is written before the end-of-text token.
+
+    >>> until_end(model, [5, model.tokenizer.eos_token_id, 7])  # doctest: +SKIP
+    [5]
+    """
     end = model.tokenizer.eos_token_id
-    return [ids[: ids.index(end)] if end in ids else ids for ids in new]
+    return ids[: ids.index(end)] if end in ids else ids
 
 
-def _text(model: HookedModel, prompt: EncodedPrompt, written: list[int]) -> str:
-    """The new text, decoded together with the prompt: some tokenizers drop a leading space otherwise."""
+def new_text(model: HookedModel, prompt: EncodedPrompt, written: list[int]) -> str:
+    """The text of new tokens, decoded together with the prompt: some tokenizers drop a space otherwise.
+
+    >>> new_text(model, encode(model, "Miles Davis plays the"), [312])  # doctest: +SKIP
+    ' trumpet'
+    """
     own = prompt.ids.tolist()[int(prompt.prepend_bos) :]
     whole = str(model.tokenizer.decode([*own, *written], clean_up_tokenization_spaces=False))
     if whole.startswith(prompt.text):
         return whole[len(prompt.text) :]
     return str(model.tokenizer.decode(written, clean_up_tokenization_spaces=False))
+
+
+def _write(model: HookedModel, rows: list[Tensor], n_tokens: int) -> list[list[int]]:
+    """New token ids of each row, up to the end-of-text token."""
+    new = decode(model, rows, n_tokens, lambda scores: scores.argmax(-1)).tolist()
+    return [until_end(model, ids) for ids in new]
