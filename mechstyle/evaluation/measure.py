@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from mechstyle.cases import Case
 from mechstyle.evaluation.edits import AnyEdit
 from mechstyle.models import HookedModel
+
+if TYPE_CHECKING:
+    from mechstyle.evaluation.summaries import AnyMetric
 
 __all__ = ["About", "Conditions", "Measure", "Metric", "Reader", "Row"]
 
@@ -76,7 +79,7 @@ class Measure(Protocol):
         """What is asked about: each request under its own edit, or the model as a whole."""
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[AnyMetric, ...]:
         """How the rows are summed up."""
 
     def settings(self) -> dict[str, Any]:
