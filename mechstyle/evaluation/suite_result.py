@@ -17,9 +17,8 @@ from mechstyle.errors import InputError
 from mechstyle.evaluation.differences import compare
 from mechstyle.evaluation.drawdown import success_and_drawdown
 from mechstyle.evaluation.measure import Measure
-from mechstyle.evaluation.relations import by_relation
 from mechstyle.evaluation.scores import Scores
-from mechstyle.evaluation.summaries import summarise_rows
+from mechstyle.evaluation.summaries import by_relation, summarise_rows
 from mechstyle.evaluation.units import Group, Store
 from mechstyle.files import atomic_write
 from mechstyle.outputs import output_folder
@@ -46,7 +45,7 @@ class SuiteResult:
 
     Args:
         cases: in the order of the column ``request``.
-        tables: name of a measure -> its rows under every edit: ``edit`` ("unedited" for the model as it came),
+        tables: name of a measure -> its rows under every edit: ``edit`` ("unedited": the model as it came),
             ``stage`` ("before", "after"), ``item`` (what was asked) and the measure's own columns.
         failures: ``edit, table, request, reason`` of every piece of work that gave no finite numbers. These
             requests are missing from the tables, and so flatter the edit: summaries count them in ``failed``.
@@ -77,8 +76,8 @@ class SuiteResult:
     def summary(self, ci: float = 0.95, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
         """Every metric of every measure under every edit, with bootstrap intervals.
 
-        Columns ``table, metric, edit, value, low, high, n, unit, failed, measure, better, note``. Requests are
-        resampled, or items such as texts where nothing is asked about requests.
+        Columns ``table, metric, edit, value, low, high, n, unit, failed, measure, better, note``. Resampled
+        are requests, or items such as texts where nothing is asked about requests.
 
         Raises:
             RangeError: ``ci`` or ``resamples`` is out of range.
@@ -276,7 +275,7 @@ def tables_of(
 
 
 def _accuracies(table: pd.DataFrame) -> pd.DataFrame:
-    """Token accuracies of the answers that are wanted in each scope; questions that are not fair are left out."""
+    """Token accuracies of the answers that are wanted in each scope; unfair questions are left out."""
     if "fair" in table.columns:
         fair = table[table["fair"].astype(bool)]
         accuracy = fair["accuracy"]

@@ -1,4 +1,4 @@
-"""The pieces that an evaluation is made of: each is done whole, kept in a file, and found again after a kill."""
+"""The pieces that an evaluation is made of: each is done whole, kept, and found again after a kill."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ class Store:
     """Keeps what was done, in memory or in a folder, under names that say everything it depends on.
 
     A name is the hash of the model with its active edits, of its number format, of the cases, the measure
-    with its settings, the edit's content, what is asked and mechstyle's version: what another call has done in
-    the same folder is taken where all of that agrees, and left alone where it does not.
+    with its settings, the edit's content, what is asked and mechstyle's version: what another call has done
+    in the same folder is taken where all of that agrees, and left alone where it does not.
     """
 
     def __init__(
