@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 
 from mechstyle import blocks, models, runs
+from mechstyle.cases import Case
 from mechstyle.editing import application, keys, targets
 from mechstyle.editing.batch_methods import alphaedit, emmet, memit
 from mechstyle.editing.covariance import covariance
@@ -31,7 +32,8 @@ from mechstyle.editing.neuron_edit import neuron_edit
 from mechstyle.editing.neurons import knowledge_neurons
 from mechstyle.editing.suggest import HparamsWarning, suggest_hparams
 from mechstyle.editing.weight_edit import WeightEdit
-from mechstyle.evaluation import complete, evaluate, perplexity
+from mechstyle.evaluation import Essence, Generations, complete, evaluate, perplexity, sample
+from mechstyle.evaluation.measure import Conditions, Measure
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.sites import Site
 from mechstyle.tracing import causal_trace, embedding_sigma, reference_sigma
@@ -224,6 +226,11 @@ def _evaluate(model: Any, edits: bool) -> object:
     return evaluate(model, [REQUEST, OTHER], edits=given, generate=True, perplexity_texts=TEXTS)
 
 
+def _measured(model: Any, measure: Measure) -> object:
+    case = Case(REQUEST, prompts=TEXTS[:2], references=TEXTS, essence=TEXTS)
+    return measure.prepare(model, [case], Conditions(prepend_bos=False))(None, [0])
+
+
 CALLS: Final[Mapping[str, Call]] = MappingProxyType(
     {
         "EditSet.apply_": _applied_and_undone,
@@ -254,6 +261,8 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "default_memory": lambda model, folder: runs.default_memory(model),
         "default_prepend_bos": lambda model, folder: models.default_prepend_bos(model),
         "EditCache.recall": lambda model, folder: _cache(model).recall(model, TEXTS),
+        "Essence.prepare": lambda model, folder: _measured(model, Essence()),
+        "Generations.prepare": lambda model, folder: _measured(model, Generations(max_length=16)),
         "Ledger.open": _in_a_ledger,
         "MemoryEdit.applied": lambda model, folder: _in_context(model),
         "MemoryEdit.recall": lambda model, folder: _in_context(model),
@@ -327,6 +336,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "rows_within": lambda model, folder: runs.rows_within(model, 2**20, width=4, n_positions=6, n_last=1),
         "run_block": lambda model, folder: _first_block(model, blocks.run_block),
         "run_last_block": lambda model, folder: _first_block(model, blocks.run_last_block, n_last=1),
+        "sample": lambda model, folder: sample(model, TEXTS, 2),
         "sample_contexts": lambda model, folder: keys.sample_contexts(model, 3, lengths=((3, 2),)),
         "subject_states": lambda model, folder: keys.subject_states(model, [FACT], Site(1, "resid")),
         "suggest_hparams": lambda model, folder: _suggested(model),
