@@ -17,6 +17,7 @@ from mechstyle.cli.export import export
 from mechstyle.cli.ledger import ledger, undo
 from mechstyle.cli.models import models
 from mechstyle.cli.output import note
+from mechstyle.cli.reproduce import reproduce
 from mechstyle.cli.study import study
 from mechstyle.cli.trace import trace
 from mechstyle.errors import InputError, WorkError
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (study, trace, edit, ledger, undo, export, evaluate, covariance, models):
+for _command in (study, trace, edit, ledger, undo, export, evaluate, covariance, reproduce, models):
     app.command(_command.__name__)(_command)
 app.add_typer(compare)
 
