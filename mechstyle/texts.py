@@ -104,26 +104,25 @@ def text_losses(
     encoded: Sequence[Int[Tensor, " pos"]],
     *,
     batch_size: int,
-    n_context: int | Sequence[int] = 0,
+    n_context: int = 0,
 ) -> list[tuple[float, int]]:
     """Negative log-likelihood of each text but its first token, in nats, and how many tokens that are.
 
     Args:
-        n_context: so many tokens more, at the beginning of each text, are read and not scored; one number
-            for all texts, or one for each.
+        n_context: so many tokens more, at the beginning of each text, are read and not scored.
 
     Raises:
         NonFiniteError: a sum is not a finite number.
 
     >>> [(total, count)] = text_losses(model, encoded[:1], batch_size=8)  # doctest: +SKIP
     """
-    context = [n_context] * len(encoded) if isinstance(n_context, int) else n_context
     found: dict[int, tuple[float, int]] = {}
+    first = n_context + 1
     for rows in length_buckets([len(ids) for ids in encoded], batch_size):
         chosen = [encoded[row] for row in rows]
         ids = pad_sequence(chosen, batch_first=True)
         mask = pad_sequence([torch.ones_like(one) for one in chosen], batch_first=True)
-        first, stop = torch.tensor([context[row] + 1 for row in rows]), mask.sum(-1)
+        stop = mask.sum(-1)
         logp = answer_logprobs(logits(model, ids, attention_mask=mask), ids, first, stop=stop)
         totals = (-logp.double()).tolist()
         found.update(zip(rows, zip(totals, (stop - first).tolist(), strict=True), strict=True))
