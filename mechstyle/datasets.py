@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Iterable
 
-from mechstyle.errors import FileError, TextError
+from mechstyle.case_files import known_fact_cases, read_cases, write_cases
 from mechstyle.facts import EditRequest, Fact
-from mechstyle.files import atomic_write
-from mechstyle.records import PathLike, convert_records, json_lines, json_list, read_text, recognise
-from mechstyle.requests import request_from_pair
+from mechstyle.records import (
+    PathLike,
+    convert_records,
+    json_lines,
+    json_list,
+    read_text,
+    recognise,
+    write_json_lines,
+)
+from mechstyle.schemas import (
+    EDITS,
+    FACTS,
+    PAIRS,
+    fact_of,
+    read_any,
+    read_counterfact_record,
+    read_known_fact_record,
+    read_zsre_record,
+)
+from mechstyle.taxi import read_taxi
 
 __all__ = [
+    "known_fact_cases",
+    "read_cases",
     "read_counterfact",
     "read_edit_file",
     "read_fact_file",
@@ -21,20 +37,11 @@ __all__ = [
     "read_known_facts",
     "read_pairs",
     "read_requests",
+    "read_taxi",
     "read_zsre",
+    "write_cases",
     "write_requests",
 ]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Schema(Generic[T]):
-    """A kind of record: what it is called, the keys by which it is recognised, and its reader."""
-
-    name: str
-    keys: frozenset[str]
-    convert: Callable[[Mapping[str, Any]], T]
 
 
 def read_edit_file(path: PathLike) -> list[EditRequest]:
@@ -50,7 +57,7 @@ def read_edit_file(path: PathLike) -> list[EditRequest]:
         >>> read_edit_file("counterfact.json")[0].fact.subject  # doctest: +SKIP
         'Danielle Darrieux'
     """
-    return _read_any(path, _EDITS, columns=("template",))
+    return read_any(path, EDITS, columns=("template",))
 
 
 def read_fact_file(path: PathLike) -> list[Fact]:
@@ -65,7 +72,7 @@ def read_fact_file(path: PathLike) -> list[Fact]:
     Example:
         >>> requests = with_keep(requests, read_fact_file("stay.jsonl"))  # doctest: +SKIP
     """
-    return _read_any(path, _FACTS, columns=())
+    return read_any(path, FACTS, columns=())
 
 
 def read_facts(path: PathLike) -> list[Fact]:
@@ -80,7 +87,7 @@ def read_facts(path: PathLike) -> list[Fact]:
         >>> read_facts("known_1000.json")[0].subject  # doctest: +SKIP
         'Vinson Massif'
     """
-    return _read_any(path, (*(_fact_of(one) for one in _EDITS), *_FACTS), columns=("template",))
+    return read_any(path, (*(fact_of(one) for one in EDITS), *FACTS), columns=("template",))
 
 
 def read_pairs(path: PathLike) -> list[EditRequest]:
@@ -96,7 +103,7 @@ def read_pairs(path: PathLike) -> list[EditRequest]:
         >>> read_pairs("pairs.csv")[0].new_target  # doctest: +SKIP
         ' guitar'
     """
-    return convert_records(path, recognise(path, columns=_PAIRS.keys), _PAIRS.convert)
+    return convert_records(path, recognise(path, columns=PAIRS.keys), PAIRS.convert)
 
 
 def read_counterfact(path: PathLike) -> list[EditRequest]:
@@ -111,7 +118,7 @@ def read_counterfact(path: PathLike) -> list[EditRequest]:
         >>> read_counterfact("counterfact.json")[0].fact.prompt  # doctest: +SKIP
         'The mother tongue of Danielle Darrieux is'
     """
-    return convert_records(path, json_list(path, read_text(path)), _counterfact)
+    return convert_records(path, json_list(path, read_text(path)), read_counterfact_record)
 
 
 def read_known_facts(path: PathLike) -> list[Fact]:
@@ -127,7 +134,7 @@ def read_known_facts(path: PathLike) -> list[Fact]:
         >>> read_known_facts("known_1000.json")[0].template  # doctest: +SKIP
         '{} is located in the continent of'
     """
-    return convert_records(path, json_list(path, read_text(path)), _known_fact)
+    return convert_records(path, json_list(path, read_text(path)), read_known_fact_record)
 
 
 def read_zsre(path: PathLike) -> list[EditRequest]:
@@ -144,7 +151,7 @@ def read_zsre(path: PathLike) -> list[EditRequest]:
         >>> read_zsre("zsre_eval.json")[0].new_target  # doctest: +SKIP
         ' 2006'
     """
-    return convert_records(path, json_list(path, read_text(path)), _zsre)
+    return convert_records(path, json_list(path, read_text(path)), read_zsre_record)
 
 
 def read_requests(path: PathLike) -> list[EditRequest]:
@@ -169,83 +176,4 @@ def write_requests(path: PathLike, requests: Iterable[EditRequest]) -> None:
     Example:
         >>> write_requests("requests.jsonl", requests)  # doctest: +SKIP
     """
-    lines = [json.dumps(request.to_dict(), ensure_ascii=False) + "\n" for request in requests]
-    with atomic_write(path) as part:
-        part.write_text("".join(lines), encoding="utf-8")
-
-
-def _counterfact(record: Mapping[str, Any]) -> EditRequest:
-    rewrite = record["requested_rewrite"]
-    target = _word(rewrite["target_true"]["str"])
-    fact = Fact(rewrite["prompt"], rewrite["subject"], target, rewrite.get("relation_id"))
-    return EditRequest(
-        fact=fact,
-        new_target=_word(rewrite["target_new"]["str"]),
-        paraphrases=tuple(record["paraphrase_prompts"]),
-        neighborhood=tuple((prompt, target) for prompt in record["neighborhood_prompts"]),
-    )
-
-
-def _known_fact(record: Mapping[str, Any]) -> Fact:
-    template = _template(record["prompt"], record["subject"], hint=record["template"])
-    return Fact(template, record["subject"], _word(record["attribute"]), record.get("relation_id"))
-
-
-def _zsre(record: Mapping[str, Any]) -> EditRequest:
-    new_target = _word(record["alt"])
-    known = [_word(answer) for answer in (*record["answers"], record["pred"])]
-    target = next((answer for answer in known if answer != new_target), new_target)
-    return EditRequest(
-        fact=Fact(_template(record["src"], record["subject"]), record["subject"], target),
-        new_target=new_target,
-        paraphrases=(record["rephrase"],),
-        neighborhood=((record["loc"], _word(record["loc_ans"])),),
-    )
-
-
-def _template(prompt: str, subject: str, hint: str = "{}") -> str:
-    """Put ``{}`` in place of the subject: where the hint has it, or else first."""
-    expected = hint.index("{}") if hint.count("{}") == 1 else 0
-    start = expected if prompt.startswith(subject, expected) else prompt.find(subject)
-    if start < 0:
-        raise TextError(f"the subject {subject!r} does not occur in the prompt {prompt!r}.")
-    return prompt[:start] + "{}" + prompt[start + len(subject) :]
-
-
-def _word(text: str) -> str:
-    """A continuation as GPT-2's tokenizers want it: with one space before the first word."""
-    return " " + text.strip()
-
-
-_PAIRS: Final = _Schema(
-    "pairs (template, subject, new_target)", frozenset({"template", "new_target"}), request_from_pair
-)
-_EDITS: Final = (
-    _Schema("requests (fact, new_target)", frozenset({"fact"}), EditRequest.from_dict),
-    _PAIRS,
-    _Schema("CounterFact (requested_rewrite)", frozenset({"requested_rewrite"}), _counterfact),
-    _Schema("zsRE of MEND (src, alt, loc)", frozenset({"src", "alt", "loc"}), _zsre),
-)
-_FACTS: Final = (
-    _Schema("known facts (prompt, attribute)", frozenset({"prompt", "attribute"}), _known_fact),
-    _Schema("facts (template, subject, target)", frozenset({"template", "target"}), Fact.from_dict),
-)
-
-
-def _fact_of(schema: _Schema[EditRequest]) -> _Schema[Fact]:
-    """The same records, of which only the fact is wanted."""
-    return _Schema(schema.name, schema.keys, lambda record: schema.convert(record).fact)
-
-
-def _read_any(path: PathLike, schemas: Sequence[_Schema[T]], *, columns: Sequence[str]) -> list[T]:
-    records = recognise(path, columns=columns)
-    first = records[0].data
-    keys = {str(key) for key in first} if isinstance(first, Mapping) else set()
-    schema = next((one for one in schemas if one.keys <= keys), None)
-    if schema is None:
-        seen = f"the keys {', '.join(sorted(keys))}" if keys else f"no keys: {first!r:.80}"
-        raise FileError(
-            f"{path}, {records[0].place}: not a kind that is understood; it has {seen}. Understood are "
-            f"{'; '.join(one.name for one in schemas)}."
-        )
-    return convert_records(path, records, schema.convert)
+    write_json_lines(path, (request.to_dict() for request in requests))

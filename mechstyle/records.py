@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mechstyle.errors import FileError, TextError
+from mechstyle.files import atomic_write
 
 __all__ = [
     "PathLike",
@@ -22,6 +23,7 @@ __all__ = [
     "parse",
     "read_text",
     "recognise",
+    "write_json_lines",
 ]
 
 T = TypeVar("T")
@@ -135,6 +137,17 @@ def parse(text: str, path: PathLike, line: int | None = None) -> Any:
     except (ValueError, RecursionError) as error:
         place = "" if line is None else f", line {line}"
         raise FileError(f"{path}{place} is not JSON: {error}. Is it truncated?") from error
+
+
+def write_json_lines(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line (UTF-8); the file appears whole or not at all.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    with atomic_write(path) as part:
+        part.write_text("".join(lines), encoding="utf-8")
 
 
 def _is_json(text: str) -> bool:
