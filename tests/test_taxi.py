@@ -101,6 +101,18 @@ def test_every_query_of_the_whole_set_is_asked_or_accounted_for() -> None:
 
 
 @WHOLE
+def test_twenty_published_foils_are_true_of_the_new_category_too() -> None:
+    twice = 0
+    for case in read_taxi(SHARED):
+        right: dict[str, set[str]] = {}
+        for one in case.questions:
+            right.setdefault(one.prompt, set()).update(one.answers)
+        forward = [one for one in case.questions if not one.kind.endswith("reversed")]
+        twice += sum(bool(right[one.prompt] & set(one.foils)) for one in forward)
+    assert twice == 20
+
+
+@WHOLE
 def test_the_whole_set_agrees_with_the_published_columns() -> None:
     table = json.loads((SHARED / "datasets" / "edits-evaluation.json").read_text(encoding="utf-8"))
     expected: dict[str, list[tuple[str, set[str]]]] = {}
