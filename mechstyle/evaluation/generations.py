@@ -41,9 +41,11 @@ class Generations:
 
     Args:
         max_length: tokens of a prompt and its text together, BOS and an edit's context not counted; less if
-            the model's context is shorter. A text ends earlier before the end-of-text token.
+            the model's context is shorter.
         top_k: see ``sample``.
         temperature: see ``sample``.
+        past_end: write behind end-of-text tokens too, as is published, with a blank line in their place: all
+            texts are of one length then, without which fluency says little. False ends a text before one.
         space: for consistency; None is fitted on the references of all cases, each different one a document.
             Cosines of two spaces cannot be compared: fix one where the cases differ.
 
@@ -60,6 +62,7 @@ class Generations:
     max_length: int = 100
     top_k: int | None = 5
     temperature: float = 1.0
+    past_end: bool = True
     space: TfidfSpace | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +87,7 @@ class Generations:
             "max_length": self.max_length,
             "top_k": self.top_k,
             "temperature": self.temperature,
+            "past_end": self.past_end,
             "tfidf": fitted or "fitted on the references of all cases",
         }
 
@@ -200,11 +204,17 @@ class _Asked:
             top_k=self.options.top_k,
             temperature=self.options.temperature,
             batch_size=self.conditions.batch_size,
+            past_end=self.options.past_end,
         )
         return [
-            (answer + new_text(self.model, one, ids), len(one.target_ids) + len(ids))
+            (answer + self._text(one, ids), len(one.target_ids) + len(ids))
             for answer, one, ids in zip(answers, encoded, new, strict=True)
         ]
+
+    def _text(self, prompt: EncodedPrompt, ids: list[int]) -> str:
+        """New text, with a blank line where a text ends and another one begins."""
+        text, end = new_text(self.model, prompt, ids), self.model.tokenizer.eos_token
+        return text.replace(end, "\n\n") if end else text
 
     def _encoded(self, index: int, place: int, context: str = "", answer: str = "") -> EncodedPrompt:
         prompt = context + self.cases[index].prompts[place]

@@ -78,11 +78,13 @@ def sample_encoded(
     top_k: int | None,
     temperature: float,
     batch_size: int = 32,
+    past_end: bool = False,
 ) -> list[list[int]]:
     """New token ids after each tokenised prompt, up to the end-of-text token.
 
     Args:
         chances: for each prompt, one number in [0, 1) for each token to write.
+        past_end: go on behind end-of-text tokens, which are kept.
 
     Raises:
         RangeError: a prompt and its new tokens do not fit into the model's context.
@@ -97,7 +99,7 @@ def sample_encoded(
         rows = [wanted[place] for place in places]
         prompts = [encoded[row].ids for row in rows]
         new = _write(model, prompts, [chances[row] for row in rows], top_k, temperature)
-        found.update((row, until_end(model, ids)) for row, ids in zip(rows, new, strict=True))
+        found.update(zip(rows, new if past_end else (until_end(model, ids) for ids in new), strict=True))
     return [found[row] for row in range(len(encoded))]
 
 

@@ -21,7 +21,7 @@ from mechstyle.evaluation.measure import Conditions
 from mechstyle.evaluation.sampling import uniforms
 from mechstyle.evaluation.similarity import TfidfSpace
 from mechstyle.facts import EditRequest, Fact
-from tests.evaluation.test_scores import edited, random_edit
+from tests.evaluation.test_scores import edited, random_edit, unigram
 from tests.oracles import text_scores
 
 MILES = Case(
@@ -51,13 +51,14 @@ def loop(
     length: int = 24,
     top_k: int | None = 5,
 ) -> str:
-    """The text behind a prompt, of ``length`` tokens together with it."""
+    """The text behind a prompt, of ``length`` tokens together with it; a blank line for each end of text."""
     prompt = CASES[case].prompts[place]
     room = length - len(tokenizer(prompt)["input_ids"])
     said = tokenizer(answer)["input_ids"]
     ids = [tokenizer.bos_token_id] * bos + tokenizer(front + prompt)["input_ids"] + said
     numbers = uniforms(seed, ("generations", case, place), room)[len(said) :]
-    return answer + tokenizer.decode(text_scores.sampled(hf, tokenizer, ids, numbers, top_k=top_k))
+    new = text_scores.sampled(hf, tokenizer, ids, numbers, top_k=top_k, past_end=True)
+    return answer + tokenizer.decode(new).replace(tokenizer.eos_token, "\n\n")
 
 
 def by_kind(rows: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -97,6 +98,21 @@ def test_rows_equal_a_plain_loop_before_an_edit_and_under_it(
         assert judged["consistency"] == pytest.approx(wanted)
     assert [row["item"] for row in before] == [row["item"] for row in after]
     assert before != after
+
+
+def test_texts_go_on_behind_their_end_unless_they_are_not_to(tiny_model: HookedTransformer) -> None:
+    """A model that says " trumpet" and the end of a text at even chances, as its two most probable tokens."""
+    end = tiny_model.tokenizer.eos_token
+    model = unigram(tiny_model, {" trumpet": 100, end: 100})
+    whole, ended = (
+        replace(SHORT, top_k=2, past_end=past_end).prepare(model, CASES, Conditions(False))(None, [0])[1]
+        for past_end in (True, False)
+    )
+    assert whole["n_tokens"] == 20
+    assert whole["text"].count(" trumpet") + whole["text"].count("\n\n") == 20
+    assert set(words(whole["text"])) == {"trumpet"}
+    assert whole["text"].startswith(ended["text"] + "\n\n")
+    assert ended["text"] == " trumpet" * ended["n_tokens"]
 
 
 def test_rows_of_one_case_are_those_of_all_cases_and_of_any_batch(tiny_model: HookedTransformer) -> None:
@@ -190,6 +206,7 @@ def test_settings_are_json_and_tell_what_the_numbers_depend_on() -> None:
         "max_length": 24,
         "top_k": 5,
         "temperature": 1.0,
+        "past_end": True,
         "tfidf": "fitted on the references of all cases",
     }
 

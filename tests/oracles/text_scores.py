@@ -46,12 +46,13 @@ def sampled(
     *,
     top_k: int | None = 5,
     temperature: float = 1.0,
+    past_end: bool = False,
 ) -> list[int]:
     """New tokens, one for each number, until the end-of-text token."""
     written: list[int] = []
     for number in numbers:
         token = drawn(chances(logits_after(hf, ids + written), top_k, temperature), number)
-        if token == tokenizer.eos_token_id:
+        if token == tokenizer.eos_token_id and not past_end:
             break
         written.append(token)
     return written
