@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechstyle.errors import RangeError
-from mechstyle.evaluation.intervals import harmonic_mean, summarise
+from mechstyle.evaluation.intervals import summarise
+from mechstyle.evaluation.summaries import harmonic_mean
 
 
 def frame_of(successes: dict[str, list[list[bool]]]) -> pd.DataFrame:
