@@ -184,8 +184,8 @@ class Manifest:
 
     @property
     def expected(self) -> int | None:
-        """How many records the published row is about; None where that is not known."""
-        return self.row.records if self.data.records is None else self.data.records
+        """Records that the published row is about; where that is not known, those that the manifest takes."""
+        return self.data.records if self.row.records is None else self.row.records
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON."""
