@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mechstyle.cli.evaluate_suite import evaluate_suite
 from mechstyle.cli.options import ORGANISM, Bos, Json, Model, Quiet, Requests, Seed
 from mechstyle.cli.output import emit, note
 from mechstyle.errors import InputError
@@ -27,13 +28,29 @@ N_TEXTS: Final = 500
 
 
 def evaluate(
-    out: Annotated[Path | None, typer.Option("--out", help="The scores, as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The scores as JSON; for a suite a folder.")
+    ] = None,
     model: Model = ORGANISM,
     requests: Requests = None,
     edit: Annotated[
         list[Path] | None,
         typer.Option(
             "--edit", help="What mechstyle edit wrote; repeat it to score several, each on its own request."
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", help="Measure all that this TOML file asks for (or quick, full); --out is a folder."
+        ),
+    ] = None,
+    edits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--edits",
+            help="With --suite: NAME=FILE, an edit for all requests, or NAME=FOLDER, one for each; repeat it "
+            "to compare several side by side.",
         ),
     ] = None,
     text: Annotated[
@@ -56,7 +73,24 @@ def evaluate(
 
     One edit is applied for all requests; several are applied each for its own. Without --requests the edits'
     own requests are scored.
+
+    With --suite or --edits everything that a suite asks for is measured, of several edits side by side:
+    OUT/report.html, results.json, summary.csv, comparison.csv and a table a measure. The same command goes on
+    after a kill.
     """
+    if suite is not None or edits:
+        _only_with_scores({"--edit": edit, "--text": text, "--generate": generate})
+        evaluate_suite(
+            out=out,
+            model=model,
+            suite=suite,
+            requests=requests,
+            edits=edits or [],
+            prepend_bos=prepend_bos,
+            as_json=as_json,
+            quiet=quiet,
+        )
+        return
     paths = edit or []
     if not paths and requests is None:
         raise InputError("nothing to score: give --requests FILE, --edit FILE, or both.")
@@ -78,15 +112,15 @@ def evaluate(
     )
     _require_pairs(paths, loaded, wanted, requests)
     texts = None if text is None else _first_documents(text, n_texts)
-    edits: Edits | None = loaded
+    scored: Edits | None = loaded
     if len(loaded) <= 1:
-        edits = loaded[0] if loaded else None
+        scored = loaded[0] if loaded else None
     hooked = load_model(model)
     with few_threads(hooked):
         scores = score(
             hooked,
             wanted,
-            edits=edits,
+            edits=scored,
             prepend_bos=prepend_bos,
             perplexity_texts=texts,
             max_positions=max_positions,
@@ -108,6 +142,18 @@ def evaluate(
             lines.append(f"  {'perplexity':24s} {scores.perplexity[stage]:.3f}  {number}")
     lines += [] if out is None else [str(out)]
     emit(scores.to_dict(seed=seed), "\n".join(lines), as_json=as_json)
+
+
+def _only_with_scores(options: Mapping[str, object]) -> None:
+    """Refuse options that a suite has in its file.
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for option, value in options.items():
+        if value:
+            other = "give --edits NAME=FILE" if option == "--edit" else "say so in the suite's file"
+            raise InputError(f"{option}: not with --suite or --edits; {other}.")
 
 
 def _require_pairs(

@@ -28,7 +28,7 @@ WRITTEN: Final = ("_generated", "fair_generated", GENERATED)
 
 @dataclass(frozen=True)
 class Questions:
-    """The questions of cases, each with its scope, as a measure of a suite; ``Questions.of(cases)`` makes one.
+    """The questions of cases, each with its scope, as a measure of a suite; ``Questions.of`` makes one.
 
     A question is answered rightly by *probability comparison* when its most probable answer is more probable
     than its most probable foil, by *exact match* when every token of an answer is the most probable one

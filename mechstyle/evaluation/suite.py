@@ -82,6 +82,7 @@ def run_suite(
         raise RangeError(f"collateral_edits: expected 1 or more, or None for all, got {collateral_edits!r}.")
     require_positive("batch_size", batch_size)
     conditions = Conditions(resolve_bos(model, prepend_bos), batch_size, seed)
+    listed = {name: listed_edits(one, len(given)) for name, one in edits.items()}
     origin = provenance(
         model,
         prepend_bos=conditions.prepend_bos,
@@ -92,9 +93,8 @@ def run_suite(
         collateral_edits=collateral_edits,
         active_edits=sorted(active_base(model)),
     )
-    for one in edits.values():
-        listed = listed_edits(one, len(given))
-        check_edits(model, listed, str(origin["fingerprint"]), bos=conditions.prepend_bos)
+    for each in listed.values():
+        check_edits(model, each, str(origin["fingerprint"]), bos=conditions.prepend_bos)
     groups = groups_of(measures, len(given), edits, at_once=at_once, collateral_edits=collateral_edits)
     place = None if folder is None else output_folder(Path(folder))
     store = Store(place, model, given, measures, conditions)

@@ -191,7 +191,7 @@ class SuiteResult:
             "cases": len(self.cases),
             "summary": self.summary(seed=seed).to_dict("records"),
             "compared_with_unedited": self.compare(seed=seed).to_dict("records") if self.edits else [],
-            "drawdown": self.drawdown(seed=seed).to_dict("records") if self._has_drawdown() else [],
+            "drawdown": self.drawdown(seed=seed).to_dict("records") if self.has_drawdown else [],
             "failures": self.failures.to_dict("records"),
             "provenance": dict(self.provenance),
         }
@@ -218,7 +218,9 @@ class SuiteResult:
                 frame.to_csv(part, index=False)
         return written
 
-    def _has_drawdown(self) -> bool:
+    @property
+    def has_drawdown(self) -> bool:
+        """Whether there is anything to measure drawdown by."""
         return bool(self.edits) and bool({SCORES, QUESTIONS} & set(self.tables))
 
     def _require_edit(self, argument: str, edit: str) -> None:

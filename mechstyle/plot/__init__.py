@@ -6,6 +6,7 @@ from mechstyle.plot.averages import average, average_map
 from mechstyle.plot.comparisons import compare_models, compare_prompts
 from mechstyle.plot.curves import sweep
 from mechstyle.plot.dots import scores
+from mechstyle.plot.edits import edits
 from mechstyle.plot.facts import facts
 from mechstyle.plot.heatmap import trace
 from mechstyle.plot.lens import lens
@@ -19,6 +20,7 @@ __all__ = [
     "average_map",
     "compare_models",
     "compare_prompts",
+    "edits",
     "facts",
     "heads",
     "lens",

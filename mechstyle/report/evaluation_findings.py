@@ -1,0 +1,97 @@
+"""What a suite found, in plain sentences; failures are said as plainly as successes."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import pandas as pd
+
+from mechstyle.evaluation.suite_result import SCORES, UNEDITED, SuiteResult
+from mechstyle.report.findings import number
+
+__all__ = ["bounded", "evaluation_findings"]
+
+RATES: Final = (("efficacy", "efficacy"), ("paraphrase", "paraphrase"), ("neighborhood", "neighbourhood"))
+SURE: Final = 0.05
+
+
+def evaluation_findings(
+    found: SuiteResult, summary: pd.DataFrame, compared: pd.DataFrame, pairs: pd.DataFrame | None
+) -> list[str]:
+    """A sentence or more an edit, then what tells the edits apart, then what failed.
+
+    Args:
+        compared: with the unedited model.
+        pairs: of the other edits with the first one; None with fewer than two edits.
+
+    >>> evaluation_findings(found, found.summary(), found.compare(), None)  # doctest: +SKIP
+    """
+    sentences = [_edit(edit, summary, compared) for edit in found.edits]
+    if not found.edits:
+        sentences = [_rates("The model as it is", UNEDITED, summary)]
+    if pairs is not None:
+        sentences.append(_apart(found.edits[0], pairs))
+    for edit in found.edits:
+        lost = found.failures[found.failures["edit"] == edit]
+        if len(lost):
+            requests = lost["request"].dropna().nunique()
+            where = f" for {requests} of {len(found.cases)} requests" if requests else ""
+            sentences.append(
+                f"Under {edit} the model gave no finite numbers{where}: what is said of {edit} leaves these "
+                "out, and so flatters it."
+            )
+    return [one for one in sentences if one]
+
+
+def bounded(value: float, low: float, high: float) -> str:
+    """A value with its interval, where it has one.
+
+    >>> bounded(0.5, 0.25, 0.75), bounded(0.5, float("nan"), float("nan"))
+    ('0.500 [0.250, 0.750]', '0.500')
+    """
+    bounds = f" [{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"{number(value)}{bounds}"
+
+
+def _edit(edit: str, summary: pd.DataFrame, compared: pd.DataFrame) -> str:
+    changed = compared[(compared["edit"] == edit) & (compared["table"] != SCORES)]
+    parts = [_rates(edit, edit, summary)]
+    for _, row in changed.iterrows():
+        away = row["difference_low"] > 0 or row["difference_high"] < 0
+        harmed = (row["better"] == "same") or (row["difference"] < 0) == (row["better"] == "higher")
+        if row["unit"] == "item" and away and harmed:
+            move = bounded(row["difference"], row["difference_low"], row["difference_high"])
+            parts.append(f"It changes {row['metric']} by {move}, to {number(row['value'])}.")
+    return " ".join(part for part in parts if part)
+
+
+def _rates(subject: str, edit: str, summary: pd.DataFrame) -> str:
+    rows = summary[(summary["table"] == SCORES) & (summary["edit"] == edit)].set_index("metric")
+    if rows.empty:
+        return ""
+    said = [
+        f"{name} {bounded(*rows.loc[metric, ['value', 'low', 'high']])}"
+        for metric, name in RATES
+        if metric in rows.index and math.isfinite(rows.loc[metric, "value"])
+    ]
+    exact = rows["value"].get("efficacy_generated", rows["value"].get("efficacy_exact", math.nan))
+    how = "writes it freely" if "efficacy_generated" in rows.index else "has it as the most probable answer"
+    tail = f"; after {number(exact)} of the prompts the model {how}" if math.isfinite(exact) else ""
+    return f"{subject}: {', '.join(said)} (by comparison of probabilities){tail}."
+
+
+def _apart(reference: str, pairs: pd.DataFrame) -> str:
+    rows = pairs[(pairs["table"] == SCORES) & (pairs["edit"] != reference) & (pairs["p_holm"] < SURE)]
+    rows = rows[rows["metric"].isin([metric for metric, _ in RATES])]
+    if rows.empty:
+        return (
+            f"In efficacy, paraphrases and neighbourhood no edit can be told from {reference}, with p "
+            "corrected for their number."
+        )
+    said = [
+        f"{row['edit']} in {row['metric']} by "
+        f"{bounded(row['difference'], row['difference_low'], row['difference_high'])}"
+        for _, row in rows.iterrows()
+    ]
+    return f"Other than {reference}, request by request (p < {SURE}, corrected): {'; '.join(said)}."
