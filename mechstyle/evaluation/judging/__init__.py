@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mechstyle.evaluation.judging.accuracy import Accuracy, Share
 from mechstyle.evaluation.judging.judge import Judge, Judged, Verdict, measure_accuracy
+from mechstyle.evaluation.judging.judged import JudgedGenerations
 from mechstyle.evaluation.judging.llm_judge import LLMJudge
 from mechstyle.evaluation.judging.local_judge import ClassifierJudge
 from mechstyle.evaluation.judging.rates import JudgedRate, corrected_rate, judged_rate
@@ -14,6 +15,7 @@ __all__ = [
     "ClassifierJudge",
     "Judge",
     "Judged",
+    "JudgedGenerations",
     "JudgedRate",
     "LLMJudge",
     "RuleJudge",

@@ -285,7 +285,7 @@ def _require_enough(
 ) -> None:
     units = range(len(labels)) if together is None else together
     held = Counter(label for label, _ in set(zip(labels, units, strict=True)))
-    label, number = min(held.items(), key=lambda pair: pair[1])
+    label, number = min(sorted(held.items()), key=lambda pair: pair[1])
     if number < folds:
         raise InputError(
             f"texts: each label needs at least {folds} {unit}, one a fold, but {label!r} has {number}; "

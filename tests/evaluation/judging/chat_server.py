@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-__all__ = ["ChatServer", "Reply", "saying", "serving"]
+from mechstyle.evaluation.judging import Judged, LLMJudge
+
+__all__ = [
+    "GUITAR", "NEW", "TRUMPET", "Answering", "ChatServer", "Make", "Reply", "by_meaning", "saying", "serving",
+]  # fmt: skip
+
+GUITAR = Judged(" guitar.", "Miles Davis plays the", new=" guitar", true=" trumpet")
+TRUMPET = Judged(" trumpet.", "Miles Davis plays the", new=" guitar", true=" trumpet")
+NEW = '{"label": "new", "score": 0.9}'
+
+Make = Callable[..., LLMJudge]
+"""A judge behind a server, with settings of one's own."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,12 @@ Answering = Callable[[str, int], Reply]
 def saying(*texts: str | None) -> Answering:
     """One answer after the other, the last one for ever."""
     return lambda question, hit: Reply(texts[min(hit, len(texts) - 1)])
+
+
+def by_meaning(question: str, hit: int) -> Reply:
+    """Says what stands between the tags of the question's text."""
+    text = question.split("<text>")[1].split("</text>")[0]
+    return Reply(json.dumps({"label": "new" if "guitar" in text else "true", "score": 0.75}))
 
 
 @contextmanager
