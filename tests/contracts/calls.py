@@ -33,10 +33,12 @@ from mechstyle.editing.neurons import knowledge_neurons
 from mechstyle.editing.suggest import HparamsWarning, suggest_hparams
 from mechstyle.editing.weight_edit import WeightEdit
 from mechstyle.evaluation import Essence, Generations, complete, evaluate, perplexity, sample
+from mechstyle.evaluation.judging import JudgedGenerations, TargetJudge
 from mechstyle.evaluation.measure import Conditions, Measure
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.sites import Site
 from mechstyle.tracing import causal_trace, embedding_sigma, reference_sigma
+from tests.contracts.collateral_calls import COLLATERAL_CALLS
 from tests.contracts.tracing_calls import TRACING_BACKWARD, TRACING_CALLS, TRACING_ROOMS
 
 __all__ = ["CALLS", "TRAINING", "functions_that_take_a_model"]
@@ -263,6 +265,9 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "EditCache.recall": lambda model, folder: _cache(model).recall(model, TEXTS),
         "Essence.prepare": lambda model, folder: _measured(model, Essence()),
         "Generations.prepare": lambda model, folder: _measured(model, Generations(max_length=16)),
+        "JudgedGenerations.prepare": lambda model, folder: _measured(
+            model, JudgedGenerations(TargetJudge(), "new", max_length=16)
+        ),
         "Ledger.open": _in_a_ledger,
         "MemoryEdit.applied": lambda model, folder: _in_context(model),
         "MemoryEdit.recall": lambda model, folder: _in_context(model),
@@ -346,6 +351,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         ),
         "without_edits": _without_edits,
         "subject_keys": lambda model, folder: keys.subject_keys(model, FACT, layer=1, contexts=CONTEXTS),
+        **COLLATERAL_CALLS,
         **TRACING_CALLS,
     }
 )

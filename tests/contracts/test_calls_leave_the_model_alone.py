@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.checkpoints import random_hf
 from tests.contracts.calls import CALLS, TRAINING, functions_that_take_a_model
+from tests.contracts.collateral_calls import COLLATERAL_INSTANT
 from tests.contracts.state import Wrapper, differences, everything, forward_replaced, made_peculiar
 from tests.contracts.tracing_calls import TRACING_INSTANT
 
@@ -23,7 +24,7 @@ INSTANT = {
     "edited_weights", "embedding_sigma", "export_hf", "fingerprint", "has_hooks", "in_context_edit",
     "may_resume", "named_weights", "parameter", "parameter_value", "provenance", "put_first",
     "reference_sigma", "require_editable", "require_own_model", "require_resumable", "resolve_bos",
-    "rows_within", *TRACING_INSTANT,
+    "rows_within", *COLLATERAL_INSTANT, *TRACING_INSTANT,
 }  # fmt: skip
 """Calls that do not run the model, so that it cannot fail under them."""
 LONG = sorted(set(CALLS) - INSTANT)
