@@ -89,7 +89,7 @@ def test_what_is_not_reproduced_is_said_and_fails_only_when_strict(
         ],
     )
     strict = "[tolerance]\nneighborhood = 0.01"
-    path = manifest(tmp_path, strict, table="counterfact-plus-plain", editor="ROME", records=2)
+    path = manifest(tmp_path, strict, table="counterfact-plus", editor="ROME", records=2)
     words = ("reproduce", path, "--data", requests)
     code, said, _ = mechstyle_run(*words, "--out", tmp_path / "out")
     assert code == 0

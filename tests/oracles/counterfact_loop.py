@@ -1,8 +1,9 @@
 """Records scored as ROME's published code scores them, as slowly and plainly as can be.
 
 What it does was read in `kmeng01/rome@0874014`: `eval_utils_counterfact.py` and `eval_utils_zsre.py` in
-`experiments/py`, `experiments/summarize.py` and `dsets/zsre.py`. One text at a time on the Hugging Face model,
-without padding; it takes raw records and shares no code with `mechstyle`.
+`experiments/py`, `experiments/summarize.py` and `dsets/zsre.py`; "neighborhood+", which is CounterFact+, in
+`apartresearch/specificityplus`. One text at a time on the Hugging Face model, without padding; it takes raw
+records and shares no code with `mechstyle`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def surprise(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: st
 def counterfact_case(
     hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Six numbers of one record: success and difference of each kind of prompt, means over its prompts."""
+    """The numbers of one record: success and difference of each kind of prompt, means over its prompts."""
     wish = record["requested_rewrite"]
     new, true = wish["target_new"]["str"], wish["target_true"]["str"]
     kinds = {
@@ -38,12 +39,14 @@ def counterfact_case(
         "paraphrase": record["paraphrase_prompts"],
         "neighborhood": record["neighborhood_prompts"],
     }
+    sentence = f"{kinds['efficacy'][0]} {new}."
+    kinds["neighborhood+"] = [f"{sentence} {prompt}" for prompt in record["neighborhood_prompts"]]
     found = {}
     for kind, prompts in kinds.items():
         successes, differences = [], []
         for prompt in prompts:
             of_new, of_true = (surprise(hf, tokenizer, prompt, word) for word in (new, true))
-            if kind == "neighborhood":
+            if kind.startswith("neighborhood"):
                 successes.append(of_true < of_new)
                 differences.append(math.exp(-of_true) - math.exp(-of_new))
             else:

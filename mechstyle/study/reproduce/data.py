@@ -16,6 +16,7 @@ from mechstyle.errors import FileError, InputError
 from mechstyle.evaluation.scores import evaluate
 from mechstyle.facts import UNKNOWN, EditRequest
 from mechstyle.models import HookedModel
+from mechstyle.out_of_scope import with_edit_in_front
 from mechstyle.records import convert_records, recognise
 from mechstyle.schemas import ZSRE, continuation, keys_of, read_zsre_record
 from mechstyle.study.reproduce.manifest import DataPart, Manifest
@@ -54,7 +55,8 @@ def manifest_cases(manifest: Manifest, path: str | os.PathLike[str] | None) -> l
             f"data: {manifest.name} needs the file {part.file} ({first}); name its path (--data FILE)."
         )
     cases = _true_answers(path) if part.reading == "true answers" else read_cases(path)
-    return cases[: part.records]
+    taken = cases[: part.records]
+    return [with_edit_in_front(case) for case in taken] if part.edit_in_front else taken
 
 
 def known_cases(

@@ -43,6 +43,7 @@ class DataPart:
         organism: an embedded model whose own facts are edited, in place of a file.
         drawn: random requests of the organism's, of which ``records`` are taken.
         known: pass over facts that the model does not complete (whole target, teacher-forced).
+        edit_in_front: ask the neighbours again behind the edit's sentence, as in CounterFact+.
     """
 
     file: str | None = None
@@ -51,12 +52,15 @@ class DataPart:
     organism: str | None = None
     drawn: int | None = None
     known: bool = False
+    edit_in_front: bool = False
 
     def __post_init__(self) -> None:
         for name in ("records", "drawn"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RangeError(f"data.{name}: expected a whole number of at least 1, got {value!r}.")
+        for name in ("known", "edit_in_front"):
+            _require_one_of(f"data.{name}", getattr(self, name), (True, False))
         _require_one_of("data.reading", self.reading, get_args(Reading))
         if (self.file is None) == (self.organism is None):
             raise InputError("data: expected either file, the name of a file, or organism, a model's name.")
@@ -274,6 +278,6 @@ def _require_table(name: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def _require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+def _require_one_of(name: str, value: object, known: tuple[str | bool, ...]) -> None:
     if value not in known:
         raise InputError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
@@ -11,6 +11,7 @@ from mechstyle import models
 from mechstyle.answers import require_positive
 from mechstyle.evaluation.generations import Generations
 from mechstyle.evaluation.measure import Measure
+from mechstyle.evaluation.questions import Questions
 from mechstyle.evaluation.request_scores import RequestScores
 from mechstyle.evaluation.summaries import summarise_rows
 from mechstyle.models import HookedModel
@@ -24,6 +25,9 @@ from mechstyle.study.reproduce.verdict import compare
 from mechstyle.threads import few_threads
 
 __all__ = ["reproduce"]
+
+BEHIND_THE_EDIT: Final = "neighborhood+"
+"""The kind of question that ``with_edit_in_front`` adds."""
 
 
 def reproduce(
@@ -104,7 +108,12 @@ def _loaded(model: HookedModel | str | os.PathLike[str]) -> HookedModel:
 
 def _measures(manifest: Manifest) -> list[Measure]:
     """What the published row has figures of."""
-    known: tuple[Measure, ...] = (RequestScores(reduce=manifest.scoring.reduce), Generations())
+    reduce = manifest.scoring.reduce
+    known: tuple[Measure, ...] = (
+        RequestScores(reduce=reduce),
+        Questions((BEHIND_THE_EDIT,), reduce=reduce),
+        Generations(),
+    )
     wanted = {figure.ours for figure in manifest.row.figures}
     return [measure for measure in known if wanted & {metric.name for metric in measure.metrics}]
 

@@ -87,6 +87,20 @@ def test_token_accuracy_is_the_row_of_zsre(roomy: HookedTransformer, manifest: M
     assert found.table["ours"][2] == pytest.approx(rows.loc["neighborhood", "accuracy_true"].mean())
 
 
+def test_neighbours_are_asked_plainly_and_behind_the_edit(
+    roomy: HookedTransformer, manifest: MakeManifest
+) -> None:
+    wanted = manifest("edit_in_front = true\n", table="counterfact-plus")
+    found = reproduce(wanted, model=roomy, data=COUNTERFACT, limit=2)
+    assert list(found.table["metric"]) == ["neighborhood", "neighborhood+"]
+    rows = found.tables["questions"]
+    rows = rows[rows["kind"] == "neighborhood+"]
+    assert set(rows["prompt"].str.contains(". ", regex=False)) == {True}
+    assert found.table["ours"][1] == pytest.approx(rows.groupby("request")["success"].mean().mean())
+    plain = reproduce(manifest(table="counterfact-plus"), model=roomy, data=COUNTERFACT, limit=2).table
+    assert list(plain["verdict"])[1] == "not measured"
+
+
 def test_a_broken_run_goes_on_with_what_is_missing(
     roomy: HookedTransformer, manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
