@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from mechstyle.errors import InputError, RangeError, TextError
 from mechstyle.evaluation.generation import complete
 from mechstyle.evaluation.generations import Generations
 from mechstyle.evaluation.judging import Judged, JudgedGenerations, RuleJudge, TargetJudge, Verdict
+from mechstyle.evaluation.judging.rule_judge import labelled_targets
 from mechstyle.evaluation.measure import Conditions, Row
+from mechstyle.evaluation.suite import run_suite
 from mechstyle.facts import EditRequest, Fact
 from tests.evaluation.test_scores import random_edit
 
@@ -149,3 +152,21 @@ def test_wrong_settings_are_refused_at_once(tiny_model: HookedTransformer) -> No
         JudgedGenerations(TargetJudge(), "new", max_length=1)
     with pytest.raises(TextError, match=r"requests\[0\], prompts\[0\].*leave no room"):
         read(tiny_model, JudgedGenerations(TargetJudge(), "new", max_length=3))
+
+
+def test_a_suite_shows_the_judged_rate_before_and_under_an_edit_with_the_accuracy_of_the_judge(
+    tiny_model: HookedTransformer, tmp_path: Path
+) -> None:
+    judge = TargetJudge().measured_on(*labelled_targets())
+    edits = {"cache": edit_cache(tiny_model, [PARIS.request]), "random": random_edit(tiny_model, 1)}
+    measures = [JudgedGenerations(judge, "new", max_length=16)]
+    result = run_suite(tiny_model, [PARIS], measures, edits=edits, prepend_bos=False, folder=tmp_path)
+    table = result.tables["judged"]
+    assert table.groupby("edit")["right"].sum().to_dict() == {"unedited": 0, "cache": 1, "random": 0}
+    summary = result.summary().reset_index()
+    rates = summary[summary["metric"] == "judged_rate"].set_index("edit")["value"].to_dict()
+    assert rates == {"unedited": 0.0, "cache": 1.0, "random": 0.0}
+    written = json.dumps(result.to_dict())
+    assert json.dumps(judge.accuracy.to_dict() if judge.accuracy else None) in written
+    again = run_suite(tiny_model, [PARIS], measures, edits=edits, prepend_bos=False, folder=tmp_path)
+    assert again.tables["judged"].equals(table)
