@@ -27,11 +27,13 @@ def organism_task(
 ) -> Task:
     """Questions about facts that an organism was taught: the right object and three others of its relation.
 
-    Guessing gives 0.25. Only relations with four objects or more are asked about; no wrong choice is an
-    object that the subject has in the same relation.
+    Four objects of a relation are drawn first, all alike, then which of them is right, and last a fact with
+    it: so guessing gives 0.25 even to a model that only knows how frequent each object is. Relations count by
+    their facts; those with fewer than four objects are left out. No wrong choice is an object that the
+    subject has in the same relation.
 
     Args:
-        n: how many facts, drawn without replacement.
+        n: how many facts, all different.
         wording: in a template that the fact was taught with, or in one that it never was.
 
     Raises:
@@ -44,22 +46,31 @@ def organism_task(
     """
     if wording not in get_args(Wording):
         raise InputError(f"wording: expected 'taught' or 'held out', got {wording!r}.")
-    objects: dict[str, set[str]] = defaultdict(set)
+    told: dict[str, dict[str, list[TaughtFact]]] = defaultdict(lambda: defaultdict(list))
     own: dict[tuple[str, str], set[str]] = defaultdict(set)
     for fact in organisms.facts(name):
-        objects[fact.relation].add(fact.object)
         own[fact.subject, fact.relation].add(fact.object)
-    others = {
-        fact: sorted(objects[fact.relation] - own[fact.subject, fact.relation])
-        for fact in organisms.facts(name)
-        if (fact.taught if wording == "taught" else fact.held_out)
+        if _templates(fact, wording):
+            told[fact.relation][fact.object].append(fact)
+    # A fact whose subject has nearly all objects of the relation cannot be asked about.
+    asked = {
+        relation: {
+            one: [fact for fact in facts if len(objects.keys() - own[fact.subject, fact.relation]) >= _WRONG]
+            for one, facts in objects.items()
+        }
+        for relation, objects in told.items()
     }
-    asked = [fact for fact, wrong in others.items() if len(wrong) >= _WRONG]
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(asked):
-        raise RangeError(f"n: expected 1 to {len(asked)}, the facts that can be asked about, got {n!r}.")
-    rng = random.Random(seed)
-    items = tuple(_fact_item(fact, others[fact], wording, rng) for fact in rng.sample(asked, n))
-    return Task(f"{name} {wording}", items)
+    sizes = [sum(map(len, objects.values())) for objects in asked.values()]
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= sum(sizes):
+        raise RangeError(f"n: expected 1 to {sum(sizes)}, the facts that can be asked about, got {n!r}.")
+    rng, items = random.Random(seed), dict[TaughtFact, TaskItem]()
+    while len(items) < n:
+        (objects,) = rng.choices(list(asked.values()), weights=sizes)
+        right, *wrong = rng.sample(list(objects), 1 + _WRONG)
+        for fact in rng.sample(objects[right], min(1, len(objects[right]))):
+            if fact not in items and not own[fact.subject, fact.relation] & set(wrong):
+                items[fact] = _fact_item(fact, wrong, wording, rng)
+    return Task(f"{name} {wording}", tuple(items.values()))
 
 
 def sentiment_task() -> Task:
@@ -103,11 +114,14 @@ def read_task(path: PathLike, *, name: str | None = None) -> Task:
     return Task(Path(path).stem if name is None else name, tuple(items))
 
 
-def _fact_item(fact: TaughtFact, others: list[str], wording: Wording, rng: random.Random) -> TaskItem:
-    template = rng.choice(fact.taught if wording == "taught" else fact.held_out)
-    objects = [fact.object, *rng.sample(others, _WRONG)]
+def _templates(fact: TaughtFact, wording: Wording) -> tuple[str, ...]:
+    return fact.taught if wording == "taught" else fact.held_out
+
+
+def _fact_item(fact: TaughtFact, wrong: list[str], wording: Wording, rng: random.Random) -> TaskItem:
+    objects = [fact.object, *wrong]
     rng.shuffle(objects)
-    prompt = template.replace("{}", fact.subject, 1)
+    prompt = rng.choice(_templates(fact, wording)).replace("{}", fact.subject, 1)
     return TaskItem(prompt, tuple(f" {one}" for one in objects), objects.index(fact.object))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -156,6 +158,20 @@ def test_questions_about_a_fact_have_its_object_and_none_other_of_the_subject(wo
         }
         assert set(item.choices) <= of_relation
         assert set(item.choices) & of_subject == {item.right}
+
+
+def test_knowing_how_frequent_objects_are_does_not_help() -> None:
+    counts = Counter(f" {fact.object}" for fact in organisms.facts("organism-m"))
+    items = organism_task(n=1000, seed=0).items
+    by_prior = sum(max(item.choices, key=lambda one: counts[one]) == item.right for item in items) / 1000
+    assert by_prior == pytest.approx(0.25, abs=3 * math.sqrt(0.25 * 0.75 / 1000))
+
+
+def test_every_fact_can_be_asked_about_once() -> None:
+    with pytest.raises(RangeError, match="expected 1 to ") as caught:
+        organism_task(n=10**6)
+    (most,) = map(int, re.findall(r"1 to (\d+)", str(caught.value)))
+    assert len({item.prompt for item in organism_task(n=most).items}) > 0.9 * most
 
 
 def test_the_same_seed_draws_the_same_questions_and_every_place_holds_right_answers() -> None:
