@@ -44,7 +44,7 @@ def macro_average(
         InputError: there is no such column; or as ``summarise_rows``.
         RangeError: as ``summarise_rows``.
 
-    >>> macro_average(scores.frame, METRICS).loc["efficacy", "unit"]  # doctest: +SKIP
+    >>> macro_average(frame, metrics_in(frame)).loc["efficacy", "unit"]  # doctest: +SKIP
     'relation'
     """
     require_ci(ci)

@@ -124,7 +124,7 @@ def by_relation(
         InputError: there is no such column; or as ``summarise_rows``.
         RangeError: as ``summarise_rows``.
 
-    >>> by_relation(scores.frame, METRICS)[["relation", "metric", "value"]]  # doctest: +SKIP
+    >>> by_relation(frame, metrics_in(frame))[["relation", "metric", "value"]]  # doctest: +SKIP
     """
     groups = row_groups(rows, by)
     tables = []

@@ -79,9 +79,10 @@ def test_only_what_both_have_counts_and_the_note_says_how_much_is_left_out() -> 
     assert row["value"] == pytest.approx((1 + 0 - 1) / 3)
     assert (row["n"], row["note"]) == (3, "left out: 3 requests and 3 rows without a partner")
     missing = rows_of([1, 1, 1, 0]).assign(success=[1, None, 1, 0])
-    row = paired_differences(missing, rows_of([0, 0, 1, 1]), [SHARE]).loc["share"]
-    assert (row["value"], row["n"]) == (0, 3)
-    assert row["note"] == "left out: 1 request and 1 row without a partner"
+    for sides in ((missing, rows_of([0, 0, 1, 1])), (rows_of([0, 0, 1, 1]), missing)):
+        row = paired_differences(*sides, [SHARE]).loc["share"]
+        assert (row["value"], row["n"]) == (0, 3)
+        assert row["note"] == "left out: 1 request and 1 row without a partner"
 
 
 def test_rows_of_a_request_that_the_other_side_lacks_do_not_count_in_its_mean() -> None:

@@ -27,6 +27,10 @@ def test_n_equal_differences_are_as_rare_as_n_heads_or_n_tails() -> None:
     assert sign_flip_p(np.array([[0.7]]))[0] == 1
 
 
+def test_requests_that_do_not_differ_do_not_make_an_exact_test_impossible() -> None:
+    assert sign_flip_p(np.array([0.0] * 500 + [1.0] * 5)[:, None])[0] == 2 / 2**5
+
+
 def test_wins_and_losses_give_the_sign_test() -> None:
     wins = np.array([1.0] * 11 + [-1.0] * 3)[:, None]
     assert sign_flip_p(wins)[0] == pytest.approx(stats.binomtest(3, 14).pvalue)
