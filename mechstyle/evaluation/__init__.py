@@ -13,7 +13,7 @@ from mechstyle.evaluation.fluency import fluency
 from mechstyle.evaluation.generation import complete
 from mechstyle.evaluation.generations import Generations
 from mechstyle.evaluation.harness import HarnessTasks
-from mechstyle.evaluation.intervals import METRICS
+from mechstyle.evaluation.intervals import METRICS, metrics_in
 from mechstyle.evaluation.judging import (
     Accuracy,
     ClassifierJudge,
@@ -75,6 +75,7 @@ __all__ = [
     "judged_rate",
     "macro_average",
     "measure_accuracy",
+    "metrics_in",
     "organism_task",
     "paired_differences",
     "perplexity",
