@@ -23,8 +23,9 @@ class JudgedGenerations:
 
     Cases without prompts of their own are asked their rewrite prompt. How texts are written, also under an
     edit in context or one that has answers of its own, is as in ``Generations``; with the same settings they
-    are the same texts, but end before an end-of-text token. A row is a prompt, with ``text``, ``label``, ``score``, ``right`` and ``cost``. A text
-    about which the judge cannot tell is ``unjudged``, and neither right nor wrong.
+    are the same texts, but end before an end-of-text token. A row is a prompt, with ``text``, ``label``,
+    ``score``, ``right`` and ``cost``. A text about which the judge cannot tell is ``unjudged``, and neither
+    right nor wrong.
 
     Args:
         judge: its accuracy stands in the settings, and so in every result.

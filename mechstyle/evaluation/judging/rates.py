@@ -126,8 +126,9 @@ def corrected_rate(rate: Share, sensitivity: Share, specificity: Share, *, ci: f
     Raises:
         RangeError: ``ci`` is not between 0 and 1.
 
-    >>> corrected_rate(Share(0.5, 0, 1, 100), Share(0.8, 0, 1, 50), Share(0.9, 0, 1, 50)).share.value
-    0.571...
+    >>> found = corrected_rate(wilson(50, 100), wilson(40, 50), wilson(45, 50)).share
+    >>> round(found.value, 3)
+    0.571
     """
     z = normal_quantile(ci) if 0 < ci < 1 else math.nan
     if math.isnan(z):
