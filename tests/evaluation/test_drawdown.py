@@ -86,6 +86,15 @@ def test_rows_before_without_an_edit_belong_to_every_edit() -> None:
     )
 
 
+def test_an_edits_own_rows_before_are_taken_rather_than_those_of_all() -> None:
+    nothing = {scope: [[0.0] * len(one) for one in requests] for scope, requests in OUT.items()}
+    own = rows_of(OUT, "before", edit="own")
+    rows = pd.concat([rows_of(nothing, "before", edit=None), own, rows_of(OUT, "after", edit="own")])
+    table = success_and_drawdown(rows)
+    assert table["before"].tolist() == pytest.approx([2.25 / 3, 2 / 3])
+    assert table["value"].tolist() == [0, 0]
+
+
 def test_questions_that_one_stage_lacks_are_left_out_of_drawdown_and_counted() -> None:
     short = {scope: requests[:2] for scope, requests in OUT.items()}
     table = found_for(IN | short)

@@ -197,6 +197,15 @@ def test_scores_by_exact_match_and_by_free_generation_are_harmonic_means_of_thei
     assert all(label in measure for measure in table["measure"])
 
 
+def test_token_accuracy_is_of_the_new_answer_in_scope_and_of_the_own_one_in_the_neighbourhood() -> None:
+    kinds = ["rewrite", "paraphrase", "neighborhood"]
+    rows = pd.DataFrame({"request": 0, "kind": kinds, "accuracy_new": [0.1, 0.2, 0.3]})
+    rows["accuracy_true"] = [0.4, 0.5, 0.6]
+    table = summarise_rows(rows, [metric for metric in METRICS if metric.name.endswith("_accuracy")])
+    assert table["value"].tolist() == [0.1, 0.2, 0.6]
+    assert set(table["measure"]) == {"token accuracy (teacher-forced)"}
+
+
 def test_every_metric_of_scores_has_a_name_of_its_own_and_says_what_it_measures() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS) == 18
     assert all(metric.measure for metric in METRICS)
