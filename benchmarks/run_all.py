@@ -27,9 +27,10 @@ TRACING = (
     "scaling",
 )
 EDITING = ("rome_target", "covariance", "rome_edit", "memit_edits", "many_edits")
+EVALUATION = ("evaluation",)
 LONG = ("memit_published",)
 """Runs only by name: it takes longer than all others together."""
-SECTIONS = {"Tracing": TRACING, "Editing": (*EDITING, *LONG)}
+SECTIONS = {"Tracing": TRACING, "Editing": (*EDITING, *LONG), "Evaluation": EVALUATION}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only",
         action="append",
-        choices=(*TRACING, *EDITING, *LONG),
+        choices=(*TRACING, *EDITING, *EVALUATION, *LONG),
         help="measure this one (again for more) and keep the other rows as they are",
     )
     given = parser.parse_args(arguments)
-    names = given.only or [*TRACING, *EDITING]
+    names = given.only or [*TRACING, *EDITING, *EVALUATION]
     found: list[dict[str, Any]] = []
     failed = []
     for name in names:

@@ -17,8 +17,9 @@ from mechstyle import organisms
 from mechstyle.cases import Case
 from mechstyle.errors import FileError, InputError
 from mechstyle.evaluation.measure import Measure
+from mechstyle.evaluation.section import Section, Sources
 from mechstyle.evaluation.suite import AT_ONCE, COLLATERAL_EDITS
-from mechstyle.evaluation.suite_sections import SECTIONS, Section, Sources
+from mechstyle.evaluation.suite_sections import SECTIONS
 
 __all__ = ["CasesSection", "RunSection", "Suite", "packaged_suites", "read_suite"]
 
@@ -67,8 +68,11 @@ class Suite:
         """
         if organism is None:
             raise InputError("requests: the model brings no facts of its own; name them by --requests FILE.")
-        draw = organisms.ripple_cases if self.cases.by_axis else organisms.cases
-        return list(draw(organism, n=self.cases.n, seed=self.cases.seed))
+        n, seed = self.cases.n, self.cases.seed
+        if not self.cases.by_axis:
+            return organisms.cases(organism, n=n, seed=seed)
+        asked = [case.request for case in organisms.ripple_cases(organism, n=n, seed=seed)]
+        return organisms.cases_for(organism, asked, seed=seed)
 
     def prepared(self, cases: Sequence[Case], organism: str | None) -> tuple[list[Case], list[Measure]]:
         """The cases with what the sections add to them, and the measures.

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mechstyle import organisms
 from mechstyle.cases import Case, Question
-from mechstyle.documents import text_stream
 from mechstyle.errors import InputError
+from mechstyle.evaluation.beliefs import BeliefConsistency
 from mechstyle.evaluation.divergence import Divergence
 from mechstyle.evaluation.essence import Essence
 from mechstyle.evaluation.generations import Generations
 from mechstyle.evaluation.harness import HarnessTasks
+from mechstyle.evaluation.judged_section import JudgedSection
 from mechstyle.evaluation.measure import Measure
 from mechstyle.evaluation.questions import Questions
 from mechstyle.evaluation.request_scores import RequestScores
+from mechstyle.evaluation.section import Section, Sources
 from mechstyle.evaluation.task_files import organism_task, read_task, sentiment_task, subjectivity_task
 from mechstyle.evaluation.tasks import Task, Tasks
 from mechstyle.evaluation.text_perplexity import HeldOutPerplexity
@@ -29,56 +30,10 @@ from mechstyle.out_of_scope import far_questions, with_edit_in_front
 from mechstyle.rewordings import RewordingKind, robustness_questions
 from mechstyle.true_false import true_false_questions
 
-__all__ = ["SECTIONS", "Section", "Sources"]
+__all__ = ["SECTIONS"]
 
 WORDS: Final = 12
 """Of a text, before which the next token is compared."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where sections take what they do not say themselves.
-
-    Args:
-        organism: the embedded model that is evaluated; None for any other.
-        folder: of the suite file, in which its relative paths start.
-        seed: of whatever is drawn.
-    """
-
-    organism: str | None
-    folder: Path
-    seed: int
-
-    def texts(self, section: str, given: str | None, n: int) -> tuple[str, ...]:
-        """The first texts of a source, or of the novels that an embedded model has not read.
-
-        Raises:
-            InputError: no source for a model that brings no texts.
-            FileError: the source is missing, empty or not text.
-        """
-        if given is not None:
-            found = text_stream(given if given.startswith("hub:") else self.folder / given)
-            return tuple(islice(found, n))
-        if self.organism is None:
-            raise InputError(
-                f"[{section}] text: the model brings no texts of its own; name text that no edit is about, "
-                'such as text = "held_out.txt".'
-            )
-        return tuple(organisms.heldout_prose(self.organism)[:n])
-
-
-class Section(BaseModel):
-    """One section; what a file may not say in it is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    def measure(self, cases: Sequence[Case], sources: Sources) -> Measure:
-        """The measure that the section asks for."""
-        raise NotImplementedError
-
-    def extended(self, cases: Sequence[Case], sources: Sources) -> list[Case]:
-        """The cases with what the section adds to them."""
-        return list(cases)
 
 
 class ScoresSection(Section):
@@ -116,7 +71,9 @@ class QuestionsSection(Section):
             found = [_with(case, more) for case, more in zip(found, far, strict=True)]
         for more in self._generators(sources):
             found = [_with(case, more(case)) for case in found]
-        return [with_edit_in_front(case) for case in found] if self.edit_in_front else found
+        if self.edit_in_front:
+            found = [_with(case, with_edit_in_front(replace(case, questions=())).questions) for case in found]
+        return found
 
     def _generators(self, sources: Sources) -> list[Callable[[Case], Sequence[Question]]]:
         found: list[Callable[[Case], Sequence[Question]]] = []
@@ -135,6 +92,28 @@ class QuestionsSection(Section):
             kinds, each = tuple(self.robustness), self.robustness_each
             found.append(lambda case: robustness_questions(case.request, kinds=kinds, n=each, seed=seed))
         return found
+
+
+class BeliefsSection(Section):
+    """[beliefs]: whether the model's own answers imply each other; of an embedded model's world."""
+
+    reduce: Literal["mean", "sum"] = "mean"
+
+    def measure(self, cases: Sequence[Case], sources: Sources) -> Measure:
+        """``BeliefConsistency``."""
+        if sources.organism is None:
+            raise InputError(
+                "[beliefs]: chains are built from the world of an embedded model; leave the section out for "
+                "another one, or give chains to BeliefConsistency in Python."
+            )
+        name = sources.organism
+        chains = [chain for case in cases for chain in organisms.belief_chains(name, case.request)]
+        if not chains:
+            raise InputError(
+                "[beliefs]: the world knows nothing that follows from these requests; leave the section out, "
+                "or draw cases by axis: [cases] by_axis = true."
+            )
+        return BeliefConsistency(tuple(dict.fromkeys(chains)), reduce=self.reduce)
 
 
 class GenerationsSection(Section):
@@ -198,7 +177,7 @@ class TasksSection(Section):
         found += [read_task(sources.folder / file) for file in self.files]
         if not found:
             raise InputError('[tasks] expected names = ["sentiment"] or files = ["task.jsonl"], got neither.')
-        return Tasks(tuple(replace(task, items=task.items[: self.n]) for task in found))
+        return Tasks(tuple(_first(task, self.n) for task in found))
 
     def _named(self, name: str, sources: Sources) -> Task:
         if name == "organism":
@@ -224,15 +203,28 @@ SECTIONS: Final[Mapping[str, type[Section]]] = MappingProxyType(
     {
         "scores": ScoresSection,
         "questions": QuestionsSection,
+        "beliefs": BeliefsSection,
         "generations": GenerationsSection,
         "essence": EssenceSection,
         "perplexity": PerplexitySection,
         "divergence": DivergenceSection,
         "tasks": TasksSection,
         "harness": HarnessSection,
+        "judged": JudgedSection,
     }
 )
 """By their names in a file. A file that has the section has the measure."""
+
+
+def _first(task: Task, n: int) -> Task:
+    """So many items, of each right choice the first ones in turn, so that no class outweighs the others."""
+    turns: Counter[int] = Counter()
+    order = []
+    for place, item in enumerate(task.items):
+        turns[item.answer] += 1
+        order.append((turns[item.answer], place))
+    chosen = sorted(place for _, place in sorted(order)[:n])
+    return replace(task, items=tuple(task.items[place] for place in chosen))
 
 
 def _with(case: Case, questions: Sequence[Question]) -> Case:

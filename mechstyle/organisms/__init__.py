@@ -1,6 +1,6 @@
 """The embedded models, and everything that is known about what they were taught."""
 
-from .cases import cases
+from .cases import cases, cases_for
 from .library import (
     facts,
     folder,
@@ -18,6 +18,7 @@ __all__ = [
     "TaughtFact",
     "belief_chains",
     "cases",
+    "cases_for",
     "facts",
     "folder",
     "heldout_prose",

@@ -17,7 +17,7 @@ from .library import facts, requests
 from .relations import read_derivations
 from .world import TaughtFact
 
-__all__ = ["cases"]
+__all__ = ["cases", "cases_for"]
 
 _OPENINGS: Final = ("{} is", "{} was", "This is about {}.", "Everybody knows that {}")
 """Beginnings that say nothing of a relation; most subjects have one fact only."""
@@ -67,11 +67,33 @@ def cases(
         >>> sorted({question.kind for question in case.questions})
         ['true/false', 'unrelated']
     """
+    asked = requests(name, n=n, seed=seed, relations=relations)
+    return cases_for(name, asked, seed=seed, far=far, frames=frames, together=together)
+
+
+def cases_for(
+    name: str,
+    asked: Sequence[EditRequest],
+    *,
+    seed: int = 0,
+    far: int = 5,
+    frames: int = 1,
+    together: bool = True,
+) -> list[Case]:
+    """Given edits of an organism's facts, with what they are judged by, as ``cases`` has it.
+
+    Raises:
+        ModelError: no organism has this name.
+        RangeError: ``far`` or ``frames`` is out of range.
+
+    Example:
+        >>> len(cases_for("organism-m", requests("organism-m", n=2)))
+        2
+    """
     if frames < 0:
         raise RangeError(f"frames: expected 0 or more pairs a case, got {frames}.")
     known = facts(name)
     book, tied = _Book.of(known), _tied()
-    asked = requests(name, n=n, seed=seed, relations=relations)
     found = [_told(request, book, tied, _rng(seed, request)) for request in asked]
     said = [_fact(fact, random.Random(f"{seed} {fact.subject} {fact.relation}")) for fact in known]
     unrelated = far_questions(found, n=far, seed=seed, facts=said, together=together)
