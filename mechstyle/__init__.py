@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mechstyle import datasets, errors, organisms, plot, requests
+    from mechstyle import datasets, errors, evaluation, organisms, plot, requests
+    from mechstyle.cases import Case, Question
     from mechstyle.editing.batch_methods import alphaedit, emmet, memit
     from mechstyle.editing.covariance import Covariance, covariance
     from mechstyle.editing.covariance_cache import cached_covariance
@@ -29,13 +30,19 @@ if TYPE_CHECKING:
     from mechstyle.editing.suggest import suggest_hparams
     from mechstyle.editing.target_options import TargetOptions
     from mechstyle.evaluation.collateral import perplexity
+    from mechstyle.evaluation.differences import compare_scores
+    from mechstyle.evaluation.generation import complete
+    from mechstyle.evaluation.sampling import sample
     from mechstyle.evaluation.scores import Scores, evaluate
+    from mechstyle.evaluation.suite import run_suite
+    from mechstyle.evaluation.suite_result import SuiteResult
     from mechstyle.facts import EditRequest, Fact
     from mechstyle.models import ModelInfo, export_hf, fingerprint, list_models, load_model
     from mechstyle.sites import Site
     from mechstyle.study import StudyConfig, run_study
     from mechstyle.study.editability import localisation_vs_editability
     from mechstyle.study.localisation import LocalisationCheck
+    from mechstyle.study.reproduce.run import reproduce
     from mechstyle.tracing.aggregate import average_by_role, suggest_layers, total_effects
     from mechstyle.tracing.attribution import attribution_patching
     from mechstyle.tracing.causal_trace import causal_trace
@@ -62,6 +69,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Case": "cases",
     "Contrast": "tracing.targets",
     "CorruptTokens": "tracing.embedding_changes",
     "Covariance": "editing.covariance",
@@ -83,12 +91,14 @@ _HOMES = {
     "ModelComparison": "tracing.compare_models",
     "ModelInfo": "models",
     "PromptComparison": "tracing.compare_prompts",
+    "Question": "cases",
     "Receiver": "tracing.path_ends",
     "RemoveDirection": "tracing.embedding_removal",
     "Saliency": "tracing.saliency",
     "Scores": "evaluation.scores",
     "Site": "sites",
     "StudyConfig": "study",
+    "SuiteResult": "evaluation.suite_result",
     "SwapWords": "tracing.embedding_changes",
     "TargetOptions": "editing.target_options",
     "TokenReplacement": "tracing.replacement",
@@ -106,6 +116,8 @@ _HOMES = {
     "causal_trace": "tracing.causal_trace",
     "compare_models": "tracing.compare_models",
     "compare_prompts": "tracing.compare_prompts",
+    "compare_scores": "evaluation.differences",
+    "complete": "evaluation.generation",
     "covariance": "editing.covariance",
     "ease_of_recall": "tracing.relatedness",
     "edit_cache": "editing.memory_editors",
@@ -131,9 +143,12 @@ _HOMES = {
     "perplexity": "evaluation.collateral",
     "rank_correlation": "tracing.rank_correlation",
     "relatedness": "tracing.relatedness",
+    "reproduce": "study.reproduce.run",
     "rome": "editing.methods",
     "run_study": "study",
+    "run_suite": "evaluation.suite",
     "saliency": "tracing.saliency",
+    "sample": "evaluation.sampling",
     "sample_contexts": "editing.keys",
     "subject_variants": "tracing.subject_variants",
     "suggest_hparams": "editing.suggest",
@@ -141,9 +156,10 @@ _HOMES = {
     "total_effects": "tracing.aggregate",
     "trace_facts": "tracing.trace_facts",
 }
-_MODULES = ("datasets", "errors", "organisms", "plot", "requests")
+_MODULES = ("datasets", "errors", "evaluation", "organisms", "plot", "requests")
 
 __all__ = [
+    "Case",
     "Contrast",
     "CorruptTokens",
     "Covariance",
@@ -165,12 +181,14 @@ __all__ = [
     "ModelComparison",
     "ModelInfo",
     "PromptComparison",
+    "Question",
     "Receiver",
     "RemoveDirection",
     "Saliency",
     "Scores",
     "Site",
     "StudyConfig",
+    "SuiteResult",
     "SwapWords",
     "TargetOptions",
     "TokenReplacement",
@@ -189,6 +207,8 @@ __all__ = [
     "causal_trace",
     "compare_models",
     "compare_prompts",
+    "compare_scores",
+    "complete",
     "covariance",
     "datasets",
     "ease_of_recall",
@@ -197,6 +217,7 @@ __all__ = [
     "emmet",
     "errors",
     "evaluate",
+    "evaluation",
     "export_hf",
     "finetune",
     "fingerprint",
@@ -218,10 +239,13 @@ __all__ = [
     "plot",
     "rank_correlation",
     "relatedness",
+    "reproduce",
     "requests",
     "rome",
     "run_study",
+    "run_suite",
     "saliency",
+    "sample",
     "sample_contexts",
     "subject_variants",
     "suggest_hparams",

@@ -13,6 +13,8 @@ import pytest
 import mechstyle
 
 PINNED = {
+    "Case", "Question", "SuiteResult", "compare_scores", "complete", "evaluation", "reproduce", "run_suite",
+    "sample",
     "Contrast", "CorruptTokens", "Covariance", "EditCache", "EditRequest", "EditSet", "ErasePredictor",
     "Fact", "FinetuneOptions", "GaussianNoise", "HealthCheck", "Hyperparameters", "InContextEdit",
     "KnowledgeNeurons", "Ledger", "LocalisationCheck", "LogitLens", "MeanAblation", "ModelComparison",
@@ -48,6 +50,12 @@ SIGNATURES = {
     "edit_cache": "model, requests, *, threshold, layer, epsilon, prepend_bos",
     "in_context_edit": "model, requests, *, template, prepend_bos",
     "evaluate": "model, requests, *, edits, prepend_bos",
+    "run_suite": "model, cases, measures, *, edits, prepend_bos, batch_size, seed, at_once, "
+    "collateral_edits, folder, progress",
+    "compare_scores": "scores, reference, *, stage, ci",
+    "sample": "model, prompts, n_tokens, *, top_k, temperature, seed",
+    "complete": "model, prompts, n_tokens, *, prepend_bos",
+    "reproduce": "manifest, *, data, folder, limit",
     "load_edit": "path",
     "Fact": "template, subject, target",
     "EditRequest": "fact, new_target, paraphrases, neighborhood",
@@ -92,7 +100,8 @@ def test_readers_of_data_sets_are_public() -> None:
     readers = (
         "read_counterfact read_known_facts read_zsre read_requests read_pairs read_edit_file read_fact_file"
     )
-    for name in (*readers.split(), "write_requests"):
+    cases = "read_cases read_taxi write_cases known_fact_cases"
+    for name in (*readers.split(), *cases.split(), "write_requests"):
         assert callable(getattr(mechstyle.datasets, name))
     for name in ("change_relation", "requests_from_pairs", "with_keep", "check_requests"):
         assert callable(getattr(mechstyle.requests, name))

@@ -30,9 +30,15 @@ from mechstyle.evaluation.judging import (
     measure_accuracy,
 )
 from mechstyle.evaluation.macro_average import macro_average
+from mechstyle.evaluation.measure import Conditions, Measure, Metric
+from mechstyle.evaluation.questions import Questions
+from mechstyle.evaluation.request_scores import RequestScores
 from mechstyle.evaluation.sampling import sample
 from mechstyle.evaluation.scores import Scores, evaluate
 from mechstyle.evaluation.similarity import TfidfSpace, consistency
+from mechstyle.evaluation.suite import run_suite
+from mechstyle.evaluation.suite_file import Suite, packaged_suites, read_suite
+from mechstyle.evaluation.suite_result import SuiteResult
 from mechstyle.evaluation.summaries import Harmonic, by_relation, summarise_rows
 from mechstyle.evaluation.task_files import organism_task, read_task, sentiment_task, subjectivity_task
 from mechstyle.evaluation.tasks import Task, TaskItem, Tasks
@@ -44,6 +50,7 @@ __all__ = [
     "BeliefConsistency",
     "BosMismatchWarning",
     "ClassifierJudge",
+    "Conditions",
     "Divergence",
     "Essence",
     "Generations",
@@ -55,8 +62,14 @@ __all__ = [
     "JudgedGenerations",
     "JudgedRate",
     "LLMJudge",
+    "Measure",
+    "Metric",
+    "Questions",
+    "RequestScores",
     "RuleJudge",
     "Scores",
+    "Suite",
+    "SuiteResult",
     "TargetJudge",
     "Task",
     "TaskItem",
@@ -77,9 +90,12 @@ __all__ = [
     "measure_accuracy",
     "metrics_in",
     "organism_task",
+    "packaged_suites",
     "paired_differences",
     "perplexity",
+    "read_suite",
     "read_task",
+    "run_suite",
     "sample",
     "sentiment_task",
     "subjectivity_task",

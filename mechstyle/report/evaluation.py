@@ -11,6 +11,7 @@ from typing import Any, Final
 import pandas as pd
 
 from mechstyle import plot
+from mechstyle.evaluation.measure import Metric
 from mechstyle.evaluation.suite_result import SCORES, UNEDITED, SuiteResult
 from mechstyle.files import atomic_write
 from mechstyle.report.evaluation_findings import bounded, evaluation_findings
@@ -80,22 +81,27 @@ def write_evaluation_report(
 
 
 def _count(number: int, name: str) -> str:
-    return f"One {name}" if number == 1 else f"{number} {name}s"
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _part(found: SuiteResult, name: str, summary: pd.DataFrame) -> dict[str, Any]:
     """One measure: its table of metrics, kind of number by kind of number, and dots where all are shares."""
     rows = summary[summary["table"] == name]
     edits = list(dict.fromkeys(rows["edit"]))
+    scopes = _scopes(found.tables[name])
     groups = []
     for measure, some in rows.groupby("measure", sort=False):
         lines = []
         for metric, each in some.groupby("metric", sort=False):
             by_edit = each.set_index("edit")
             cells = [_cell(by_edit.loc[edit]) if edit in by_edit.index else "" for edit in edits]
-            counts = sorted({int(n) for n in each["n"]})
-            n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-            lines.append({"metric": metric, "cells": cells, "n": n, "unit": each["unit"].iloc[0]})
+            kind = next((one.kind for one in _base(found, name) if one.name == metric), None)
+            counts = dict.fromkeys(
+                _count(int(n), unit) for n, unit in zip(each["n"], each["unit"], strict=True)
+            )
+            lines.append(
+                {"metric": metric, "scope": scopes.get(kind, ""), "cells": cells, "n": ", ".join(counts)}
+            )
         groups.append({"measure": measure, "lines": lines})
     shares = rows[rows["measure"].str.contains("comparison|harmonic mean of efficacy|choice|consisten")]
     shares = shares[shares["value"].between(0, 1)]
@@ -107,8 +113,21 @@ def _part(found: SuiteResult, name: str, summary: pd.DataFrame) -> dict[str, Any
         "edits": edits,
         "groups": groups,
         "figure": figure,
-        "settings": json.dumps(found.provenance["settings"]["measures"][name], ensure_ascii=False),
+        "scoped": bool(scopes),
     }
+
+
+def _base(found: SuiteResult, name: str) -> list[Metric]:
+    """The metrics of a measure that are read from columns."""
+    measure = next(one for one in found.measures if one.name == name)
+    return [metric for metric in measure.metrics if isinstance(metric, Metric)]
+
+
+def _scopes(table: pd.DataFrame) -> dict[str | None, str]:
+    """The scope of each kind of question, where rows have scopes."""
+    if "scope" not in table or "kind" not in table:
+        return {}
+    return {str(kind): ", ".join(dict.fromkeys(rows["scope"])) for kind, rows in table.groupby("kind")}
 
 
 def _cell(row: pd.Series[Any]) -> str:

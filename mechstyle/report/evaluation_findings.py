@@ -27,7 +27,7 @@ def evaluation_findings(
 
     >>> evaluation_findings(found, found.summary(), found.compare(), None)  # doctest: +SKIP
     """
-    sentences = [_edit(edit, summary, compared) for edit in found.edits]
+    sentences = [_edit(edit, found, summary, compared) for edit in found.edits]
     if not found.edits:
         sentences = [_rates("The model as it is", UNEDITED, summary)]
     if pairs is not None:
@@ -54,15 +54,22 @@ def bounded(value: float, low: float, high: float) -> str:
     return f"{number(value)}{bounds}"
 
 
-def _edit(edit: str, summary: pd.DataFrame, compared: pd.DataFrame) -> str:
-    changed = compared[(compared["edit"] == edit) & (compared["table"] != SCORES)]
+def _edit(edit: str, found: SuiteResult, summary: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """What was achieved, and what moved of everything else: the first metric of each such measure."""
     parts = [_rates(edit, edit, summary)]
-    for _, row in changed.iterrows():
+    for measure in found.measures:
+        rows = compared[(compared["edit"] == edit) & (compared["table"] == measure.name)]
+        if measure.about == "requests" or rows.empty:
+            continue
+        row = rows.iloc[0]
+        name = str(row["metric"]).replace("_", " ")
+        move = bounded(row["difference"], row["difference_low"], row["difference_high"])
         away = row["difference_low"] > 0 or row["difference_high"] < 0
-        harmed = (row["better"] == "same") or (row["difference"] < 0) == (row["better"] == "higher")
-        if row["unit"] == "item" and away and harmed:
-            move = bounded(row["difference"], row["difference_low"], row["difference_high"])
-            parts.append(f"It changes {row['metric']} by {move}, to {number(row['value'])}.")
+        parts.append(
+            f"It moves {name} by {move}, to {number(row['value'])}."
+            if away
+            else f"A change of {name} cannot be told from none ({move})."
+        )
     return " ".join(part for part in parts if part)
 
 
@@ -83,7 +90,7 @@ def _rates(subject: str, edit: str, summary: pd.DataFrame) -> str:
 
 def _apart(reference: str, pairs: pd.DataFrame) -> str:
     rows = pairs[(pairs["table"] == SCORES) & (pairs["edit"] != reference) & (pairs["p_holm"] < SURE)]
-    rows = rows[rows["metric"].isin([metric for metric, _ in RATES])]
+    rows = rows[rows["metric"].isin([metric for metric, _ in RATES]) & (rows["edit"] != UNEDITED)]
     if rows.empty:
         return (
             f"In efficacy, paraphrases and neighbourhood no edit can be told from {reference}, with p "
