@@ -39,6 +39,7 @@ from mechstyle.facts import EditRequest, Fact
 from mechstyle.sites import Site
 from mechstyle.tracing import causal_trace, embedding_sigma, reference_sigma
 from tests.contracts.collateral_calls import COLLATERAL_CALLS
+from tests.contracts.suite_calls import SUITE_CALLS
 from tests.contracts.tracing_calls import TRACING_BACKWARD, TRACING_CALLS, TRACING_ROOMS
 
 __all__ = ["CALLS", "TRAINING", "functions_that_take_a_model"]
@@ -352,6 +353,7 @@ CALLS: Final[Mapping[str, Call]] = MappingProxyType(
         "without_edits": _without_edits,
         "subject_keys": lambda model, folder: keys.subject_keys(model, FACT, layer=1, contexts=CONTEXTS),
         **COLLATERAL_CALLS,
+        **SUITE_CALLS,
         **TRACING_CALLS,
     }
 )
@@ -371,7 +373,9 @@ def functions_that_take_a_model() -> Iterator[str]:
     for room in map(importlib.import_module, ROOMS):
         for name in room.__all__:
             value = getattr(room, name)
-            methods = vars(value) if inspect.isclass(value) else {}
+            # A protocol says what others do.
+            does = inspect.isclass(value) and not getattr(value, "_is_protocol", False)
+            methods = vars(value) if does else {}
             for key, found in [("", value), *methods.items()]:
                 function = getattr(found, "__func__", found)
                 if inspect.isfunction(function) and not (key.startswith("_")) and _takes_a_model(function):
