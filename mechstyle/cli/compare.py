@@ -9,9 +9,10 @@ import typer
 
 from mechstyle.cli.options import Json, Quiet, Seed
 from mechstyle.cli.output import emit
-from mechstyle.cli.tables import plain, write_summary, write_table
+from mechstyle.cli.tables import write_summary, write_table
 from mechstyle.errors import InputError
 from mechstyle.files import atomic_write
+from mechstyle.plain_json import plain_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,6 +178,6 @@ def _finish(
     files["figure"] = str(place / "figure.html")
     with atomic_write(files["figure"]) as part:
         part.write_text(figure.to_html(include_plotlyjs=True), encoding="utf-8")
-    whole = plain({"out": str(place), **summary, "files": files})
+    whole = plain_json({"out": str(place), **summary, "files": files})
     write_summary(whole, place / SUMMARY)
     emit(whole, "\n".join([*lines, files["figure"]]), as_json=as_json)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechstyle.cli.output import emit, note
-from mechstyle.cli.tables import plain, write_summary, write_table
+from mechstyle.cli.tables import write_summary, write_table
 from mechstyle.errors import RangeError
+from mechstyle.plain_json import plain_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def trace_dataset(
     files = {key: str(write_table(table, place / f"{key}.csv")) for key, table in tables.items()}
     files["report"] = str(place / "report.html")
     write_trace_report(files["report"], traces, average=averages, totals=totals)
-    summary = plain(
+    summary = plain_json(
         {
             "out": str(place),
             "model": name,

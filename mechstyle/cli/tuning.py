@@ -168,8 +168,9 @@ class Tuning:
 
     def filled(self, known: Hyperparameters | None) -> Tuning:
         """The same, with what a table says where nothing was given."""
-        found = {name: getattr(known, name) for name in _KNOWN if name not in self.given}
-        return self if known is None else replace(self, **found)
+        if known is None:
+            return self
+        return replace(self, **{name: getattr(known, name) for name in _KNOWN if name not in self.given})
 
     def target_options(self, base: TargetOptions) -> TargetOptions:
         """How the target is searched, where the method does it as ``base`` says.

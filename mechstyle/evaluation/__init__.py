@@ -30,7 +30,7 @@ from mechstyle.evaluation.judging import (
     measure_accuracy,
 )
 from mechstyle.evaluation.macro_average import macro_average
-from mechstyle.evaluation.measure import Conditions, Measure, Metric
+from mechstyle.evaluation.measure import Conditions, Harmonic, Measure, Metric
 from mechstyle.evaluation.questions import Questions
 from mechstyle.evaluation.request_scores import RequestScores
 from mechstyle.evaluation.sampling import sample
@@ -39,7 +39,7 @@ from mechstyle.evaluation.similarity import TfidfSpace, consistency
 from mechstyle.evaluation.suite import run_suite
 from mechstyle.evaluation.suite_file import Suite, packaged_suites, read_suite
 from mechstyle.evaluation.suite_result import SuiteResult
-from mechstyle.evaluation.summaries import Harmonic, by_relation, summarise_rows
+from mechstyle.evaluation.summaries import by_relation, summarise_rows
 from mechstyle.evaluation.task_files import organism_task, read_task, sentiment_task, subjectivity_task
 from mechstyle.evaluation.tasks import Task, TaskItem, Tasks
 from mechstyle.evaluation.text_perplexity import HeldOutPerplexity

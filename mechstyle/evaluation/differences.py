@@ -11,18 +11,11 @@ import pandas as pd
 from mechstyle.errors import InputError
 from mechstyle.evaluation.clusters import resampled
 from mechstyle.evaluation.intervals import metrics_in
-from mechstyle.evaluation.measure import Metric
+from mechstyle.evaluation.measure import AnyMetric, Harmonic, Metric
 from mechstyle.evaluation.pairs import Pairs, pairs_of
 from mechstyle.evaluation.scores import Scores, Stage
 from mechstyle.evaluation.significance import holm, sign_flip_p
-from mechstyle.evaluation.summaries import (
-    AnyMetric,
-    Harmonic,
-    base_metrics,
-    estimates,
-    parts_of,
-    summarise_rows,
-)
+from mechstyle.evaluation.summaries import base_metrics, estimates, parts_of, summarise_rows
 from mechstyle.evaluation.summary_row import require_ci, summary_frame, summary_row, undefined
 
 __all__ = ["compare", "compare_scores", "paired_differences"]

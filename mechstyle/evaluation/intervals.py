@@ -6,8 +6,8 @@ from typing import Final
 
 import pandas as pd
 
-from mechstyle.evaluation.measure import Metric
-from mechstyle.evaluation.summaries import AnyMetric, Harmonic, parts_of, summarise_rows
+from mechstyle.evaluation.measure import AnyMetric, Harmonic, Metric
+from mechstyle.evaluation.summaries import parts_of, summarise_rows
 
 __all__ = ["ACCURACY", "COMPARISON", "EXACT", "GENERATED", "METRICS", "metrics_in", "summarise"]
 

@@ -9,15 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mechstyle.evaluation.clusters import Clusters, clusters_of, row_values, sum_up
-from mechstyle.evaluation.measure import Metric
-from mechstyle.evaluation.summaries import (
-    AnyMetric,
-    Harmonic,
-    base_metrics,
-    estimates,
-    row_groups,
-    summary_table,
-)
+from mechstyle.evaluation.measure import AnyMetric, Harmonic, Metric
+from mechstyle.evaluation.summaries import base_metrics, estimates, row_groups, summary_table
 from mechstyle.evaluation.summary_row import absence, require_ci
 
 __all__ = ["macro_average"]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from mechstyle.cases import Case
 from mechstyle.evaluation.edits import AnyEdit
 from mechstyle.models import HookedModel
 
-if TYPE_CHECKING:
-    from mechstyle.evaluation.summaries import AnyMetric
-
-__all__ = ["About", "Conditions", "Measure", "Metric", "Reader", "Row"]
+__all__ = ["About", "AnyMetric", "Conditions", "Harmonic", "Measure", "Metric", "Reader", "Row"]
 
 Row: TypeAlias = dict[str, Any]
 """One row of a tidy table, JSON values only. Always there: ``item``, what was asked, the same under every
@@ -65,6 +62,26 @@ class Metric:
     weight: str | None = None
     exponential: bool = False
     better: Literal["higher", "lower", "same"] = "higher"
+
+
+@dataclass(frozen=True)
+class Harmonic:
+    """The harmonic mean of several metrics, its interval from the resamples that they share.
+
+    Args:
+        parts: rates, whose rows need not be the same.
+        measure: what kind of number it is.
+        better: what a good edit does to it.
+    """
+
+    name: str
+    parts: tuple[Metric, ...]
+    measure: str
+    better: Literal["higher", "lower", "same"] = "higher"
+
+
+AnyMetric: TypeAlias = Metric | Harmonic
+"""What a measure may sum its rows up by."""
 
 
 class Measure(Protocol):

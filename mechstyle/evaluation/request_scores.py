@@ -13,10 +13,10 @@ from mechstyle.errors import InputError
 from mechstyle.evaluation.edits import AnyEdit
 from mechstyle.evaluation.generation import begins_with, encode_prompts
 from mechstyle.evaluation.intervals import METRICS
-from mechstyle.evaluation.measure import About, Conditions, Reader, Row
+from mechstyle.evaluation.measure import About, AnyMetric, Conditions, Reader, Row
 from mechstyle.evaluation.probes import Probe, encode_probes
 from mechstyle.evaluation.readings import Reading, read_under
-from mechstyle.evaluation.summaries import AnyMetric, parts_of
+from mechstyle.evaluation.summaries import parts_of
 from mechstyle.models import HookedModel
 
 __all__ = ["Reduce", "RequestScores", "require_reduce", "room_for", "score_rows"]

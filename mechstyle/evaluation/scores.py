@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -22,6 +21,7 @@ from mechstyle.evaluation.readings import Reading, read_under
 from mechstyle.evaluation.request_scores import Reduce, require_reduce, room_for, score_rows
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, active_base, provenance, require_hooked, resolve_bos
+from mechstyle.plain_json import plain_json
 from mechstyle.texts import encode_texts, exp_mean
 
 __all__ = ["Scores", "Stage", "evaluate"]
@@ -102,7 +102,7 @@ class Scores:
             "rows": self.rows.to_dict("records"),
             "provenance": dict(self.provenance),
         }
-        plain: dict[str, Any] = _finite(whole)
+        plain: dict[str, Any] = plain_json(whole)
         return plain
 
     def to_json(self, ci: float = 0.95, *, seed: int = 0) -> str:
@@ -205,12 +205,3 @@ def evaluate(
     measured: dict[Stage, tuple[float, int]] = {"before": before, "after": after}
     perplexity = {stage: exp_mean(*sums) for stage, sums in measured.items() if sums[1]}
     return Scores(pd.DataFrame(table), perplexity or None, origin)
-
-
-def _finite(value: Any) -> Any:
-    """The same value for JSON, with None for numbers that JSON does not know."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

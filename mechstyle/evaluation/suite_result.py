@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mechstyle.evaluation.summaries import by_relation, summarise_rows
 from mechstyle.evaluation.units import Group, Store
 from mechstyle.files import atomic_write
 from mechstyle.outputs import output_folder
+from mechstyle.plain_json import plain_json
 
 __all__ = ["UNEDITED", "SuiteResult", "tables_of"]
 
@@ -195,7 +195,7 @@ class SuiteResult:
             "failures": self.failures.to_dict("records"),
             "provenance": dict(self.provenance),
         }
-        plain: dict[str, Any] = _plain(whole)
+        plain: dict[str, Any] = plain_json(whole)
         return plain
 
     def save(self, folder: str | os.PathLike[str], *, seed: int = 0) -> dict[str, Path]:
@@ -285,15 +285,3 @@ def _accuracies(table: pd.DataFrame) -> pd.DataFrame:
         fair = table
         accuracy = fair["accuracy_new"].where(fair["scope"] == "in", fair["accuracy_true"])
     return fair[["edit", "stage", "request", "item", "scope"]].assign(accuracy=accuracy.astype(float))
-
-
-def _plain(value: Any) -> Any:
-    """The same value for JSON, with None for what JSON does not know."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if value is pd.NA:
-        return None
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 
 from mechstyle.errors import InputError
 from mechstyle.evaluation.clusters import Clusters, Unit, clusters_of, resampled, row_values, sum_up
-from mechstyle.evaluation.measure import Metric
+from mechstyle.evaluation.measure import AnyMetric, Harmonic, Metric
 from mechstyle.evaluation.summary_row import absence, require_ci, summary_frame, summary_row, undefined
 
 __all__ = [
-    "AnyMetric",
-    "Harmonic",
     "base_metrics",
     "by_relation",
     "estimates",
@@ -33,25 +30,6 @@ __all__ = [
 Array = NDArray[np.float64]
 NO_VALUE: Final = "(none)"
 """Stands for a missing value of the column that a table is broken down by."""
-
-
-@dataclass(frozen=True)
-class Harmonic:
-    """The harmonic mean of several metrics, its interval from the resamples that they share.
-
-    Args:
-        parts: rates, whose rows need not be the same.
-        measure: what kind of number it is.
-        better: what a good edit does to it.
-    """
-
-    name: str
-    parts: tuple[Metric, ...]
-    measure: str
-    better: Literal["higher", "lower", "same"] = "higher"
-
-
-AnyMetric: TypeAlias = Metric | Harmonic
 
 
 def harmonic_mean(parts: Float[Array, "... part"]) -> Float[Array, "..."]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from mechstyle.evaluation.edits import AnyEdit, Edits, is_one, listed_edits
 from mechstyle.evaluation.measure import Conditions, Measure, Row
 from mechstyle.files import atomic_write
 from mechstyle.models import HookedModel, edited_weights, provenance
+from mechstyle.plain_json import plain_json
 
 __all__ = ["Done", "Group", "Store", "Unit", "groups_of"]
 
@@ -157,7 +157,7 @@ class Store:
         """
         name = self.name(group, unit)
         done = Done(
-            tuple({key: _plain(value) for key, value in row.items()} for row in done.rows), done.failure
+            tuple({key: plain_json(value) for key, value in row.items()} for row in done.rows), done.failure
         )
         if self._folder is None:
             self._memory[name] = done
@@ -172,11 +172,6 @@ class Store:
             units = [unit for unit in group.units if self.find(group, unit) is None]
             if units:
                 yield group, units
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that JSON does not know become None."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _digest(value: Any) -> str:

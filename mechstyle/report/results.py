@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from mechstyle.evaluation.scores import Scores, Stage
+from mechstyle.plain_json import plain_json
 from mechstyle.report.findings import fact_finding, number, site_findings
 from mechstyle.report.record import FactResult, LayerChoice, Report
 from mechstyle.tracing.trace import Trace
@@ -90,7 +88,7 @@ def results(report: Report) -> dict[str, Any]:
         "covariance": report.covariance,
         "provenance": report.provenance,
     }
-    plain: dict[str, Any] = _plain(whole)
+    plain: dict[str, Any] = plain_json(whole)
     return plain
 
 
@@ -161,14 +159,3 @@ def _trace(trace: Trace) -> dict[str, Any]:
 
 def _cell(value: float, low: float, high: float) -> ScoreCell:
     return ScoreCell(number(value), f"[{number(low)}, {number(high)}]" if math.isfinite(low) else "")
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON: arrays as lists, and None for numbers that JSON does not know."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from mechstyle.evaluation.differences import paired_differences
-from mechstyle.evaluation.measure import Metric
+from mechstyle.evaluation.measure import AnyMetric, Harmonic, Metric
 from mechstyle.evaluation.significance import holm, sign_flip_p
-from mechstyle.evaluation.summaries import AnyMetric, Harmonic, harmonic_mean, summarise_rows
+from mechstyle.evaluation.summaries import harmonic_mean, summarise_rows
 
 N_SETS, N_REQUESTS, RESAMPLES = 400, 30, 500
 SHARE = Metric("share", "success", "share")

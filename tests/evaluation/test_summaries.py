@@ -13,8 +13,8 @@ import pytest
 from mechstyle.errors import InputError, RangeError
 from mechstyle.evaluation.intervals import METRICS
 from mechstyle.evaluation.macro_average import macro_average
-from mechstyle.evaluation.measure import Metric
-from mechstyle.evaluation.summaries import AnyMetric, Harmonic, by_relation, summarise_rows
+from mechstyle.evaluation.measure import AnyMetric, Harmonic, Metric
+from mechstyle.evaluation.summaries import by_relation, summarise_rows
 from tests.oracles import summary_loop
 
 RATE = Metric("rate", "success", "probability comparison", "rewrite")

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mechstyle.files import atomic_write
+from mechstyle.plain_json import plain_json
 from mechstyle.study.reproduce.manifest import Manifest
 
 __all__ = ["Reproduction"]
@@ -58,8 +59,8 @@ class Reproduction:
             "source": self.manifest.row.source,
             "measured": self.measured,
             "expected": self.manifest.expected,
-            "table": [_finite(line) for line in self.table.to_dict("records")],
-            "summary": {name: _finite(line) for name, line in self.summary.to_dict("index").items()},
+            "table": plain_json(self.table.to_dict("records")),
+            "summary": plain_json(self.summary.to_dict("index")),
             "failures": {str(index): reason for index, reason in self.failures.items()},
             "provenance": dict(self.provenance),
         }
@@ -96,11 +97,3 @@ class Reproduction:
         with atomic_write(folder / "result.json") as part:
             text = json.dumps(self.to_dict(), ensure_ascii=False, indent=2, allow_nan=False)
             part.write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(line: dict[str, Any]) -> dict[str, Any]:
-    """The same line for JSON, with None for numbers that JSON does not know."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in line.items()
-    }
