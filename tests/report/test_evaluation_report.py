@@ -45,7 +45,7 @@ def write(folder: Path, found: SuiteResult) -> tuple[str, Page]:
 
 
 def test_nothing_is_loaded_and_no_text_becomes_a_tag(found: SuiteResult, tmp_path: Path) -> None:
-    source, page = write(tmp_path, found)
+    _, page = write(tmp_path, found)
     assert not [tag for tag, attributes in page.elements if set(LOADING) & set(attributes)]
     assert not {"img", "i", "u", "link", "iframe"} & {tag for tag, _ in page.elements}
     assert not [text for text in page.bold if "rome" in text]
