@@ -16,13 +16,13 @@ from mechstyle.evaluation.pairs import Pairs, pairs_of
 from mechstyle.evaluation.scores import Scores, Stage
 from mechstyle.evaluation.significance import holm, sign_flip_p
 from mechstyle.evaluation.summaries import base_metrics, estimates, parts_of, summarise_rows
-from mechstyle.evaluation.summary_row import require_ci, summary_frame, summary_row, undefined
+from mechstyle.evaluation.summary_row import joined, require_ci, summary_frame, summary_row, undefined
 
 __all__ = ["compare", "compare_scores", "paired_differences"]
 
 COMPARED: Final = (
     "edit", "metric", "value", "low", "high", "n", "unit", "difference", "difference_low", "difference_high",
-    "p", "p_holm", "n_paired", "measure", "note",
+    "paired_value", "paired_reference", "p", "p_holm", "n_paired", "measure", "note",
 )  # fmt: skip
 ASKED: Final = ("request", "kind", "prompt", "target_new", "target_true")
 """Columns in which scores that are compared must agree, row by row."""
@@ -91,9 +91,13 @@ def compare(
     Returns:
         a row per edit and metric. ``value, low, high, n, unit`` are those of ``summarise_rows``, over all
         rows of the edit. ``difference, difference_low, difference_high, n_paired`` are those of
-        ``paired_differences``, over the rows that the reference has too; the reference itself has none. ``p``
-        is that of ``sign_flip_p`` over requests, and ``p_holm`` is corrected for the number of edits, metric
-        by metric. Both are NaN for ratios and harmonic means, which are no means over requests.
+        ``paired_differences``, over the rows that the reference has too; the reference itself has none.
+        ``paired_value`` and ``paired_reference`` are the edit's and the reference's values over these rows
+        alone: the one less the other is the difference. They differ from ``value`` where an edit or the
+        reference lacks rows, such as those of requests that failed. ``p`` is that of ``sign_flip_p`` over
+        requests, and ``p_holm`` is corrected for the number of edits, metric by metric. Both are NaN for
+        ratios and harmonic means, which are no means over requests, and where a value is infinite. ``note``
+        tells of both intervals, that of the value and that of the difference.
 
     Raises:
         InputError: no table has the reference's name; or as ``paired_differences``.
@@ -113,8 +117,9 @@ def compare(
             less = _differences(pairs, metrics, base, ci=ci, resamples=resamples, seed=seed)
             table["difference"], table["n_paired"] = less["value"], less["n"]
             table["difference_low"], table["difference_high"] = less["low"], less["high"]
+            table["paired_value"], table["paired_reference"] = estimates(metrics, base, pairs.clusters.total)
             table["p"] = _p_values(pairs, metrics, base, permutations=permutations, seed=seed)
-            table["note"] = [_joined(*notes) for notes in zip(table["note"], less["note"], strict=True)]
+            table["note"] = [joined(*notes) for notes in zip(table["note"], less["note"], strict=True)]
         found.append(table.reset_index())
     whole = pd.concat(found, ignore_index=True).reindex(columns=list(COMPARED))
     whole["n_paired"] = whole["n_paired"].fillna(0).astype(np.int64)
@@ -194,7 +199,7 @@ def _differences(
     for index, metric in enumerate(metrics):
         parts = [base.index(part) for part in parts_of(metric)]
         missing = undefined(parts, counts, ["no rows that both have"] * len(base))
-        note = _joined(missing, *dict.fromkeys(pairs.left_out[part] for part in parts))
+        note = joined(missing, *(pairs.left_out[part] for part in parts))
         table[metric.name] = summary_row(
             float(value[index]),
             draws[:, index],
@@ -210,9 +215,11 @@ def _differences(
 def _p_values(
     pairs: Pairs, metrics: Sequence[AnyMetric], base: Sequence[Metric], *, permutations: int, seed: int
 ) -> list[float]:
-    """Of each metric; NaN for what is no mean over requests."""
+    """Of each metric; NaN for what is no mean over requests, and where a request is infinite on any side."""
     each = pairs.clusters.each
-    p = sign_flip_p(each[:, 0] - each[:, 1], permutations=permutations, seed=seed)
+    with np.errstate(invalid="ignore"):
+        less = np.where(np.isinf(each).any(1), np.inf, each[:, 0] - each[:, 1])
+    p = sign_flip_p(less, permutations=permutations, seed=seed)
     return [
         float("nan") if isinstance(metric, Harmonic) or metric.weight else float(p[base.index(metric)])
         for metric in metrics
@@ -252,7 +259,3 @@ def _require_same_prompts(name: str, rows: pd.DataFrame, reference: str, wanted:
             f"scores: prompt {first} of {name!r} has the {column} {ours.loc[first, column]!r}, that of "
             f"{reference!r} {theirs.loc[first, column]!r}; evaluate both on the same requests."
         )
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(filter(None, notes))

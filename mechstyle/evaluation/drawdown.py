@@ -9,10 +9,13 @@ import pandas as pd
 
 from mechstyle.cases import SCOPES
 from mechstyle.errors import InputError
+from mechstyle.evaluation.clusters import clusters_of
 from mechstyle.evaluation.differences import paired_differences
 from mechstyle.evaluation.intervals import ACCURACY
 from mechstyle.evaluation.measure import Metric
+from mechstyle.evaluation.pairs import pairs_of
 from mechstyle.evaluation.summaries import summarise_rows
+from mechstyle.evaluation.summary_row import joined
 
 __all__ = ["accuracy_rows", "success_and_drawdown"]
 
@@ -42,10 +45,12 @@ def success_and_drawdown(
     Returns:
         a row per edit (if there are any) and scope that was asked about; columns ``scope, metric, value, low,
         high, n, unit, before, after, measure, note``. ``before`` and ``after`` are the accuracies themselves,
-        over all rows of the stage.
+        over all rows of the stage. ``note`` counts rows before that have none after ("left out"). A scope
+        without rows after, since all its requests failed under the edit, is NaN with ``n`` 0 and says so; so
+        is every scope where the whole stage is not there.
 
     Raises:
-        InputError: a column, a stage or the rows of a scope in one stage are not there; an unknown scope.
+        InputError: a column, the stage "before", or its rows of a scope are not there; an unknown scope.
         RangeError: as ``summarise_rows``.
 
     >>> success_and_drawdown(accuracy_rows(scores.rows))[["scope", "metric", "value"]]  # doctest: +SKIP
@@ -56,8 +61,6 @@ def success_and_drawdown(
     found = []
     for edit in rows["edit"].dropna().unique():
         own = rows["edit"] == edit
-        if not (own & (rows["stage"] == "after")).any():
-            continue
         if not (own & (rows["stage"] == "before")).any():
             own |= rows["edit"].isna() & (rows["stage"] == "before")
         part = _of_edit(rows[own], f" of edit {edit!r}", ci=ci, resamples=resamples, seed=seed)
@@ -92,22 +95,14 @@ def _of_edit(rows: pd.DataFrame, whose: str, *, ci: float, resamples: int, seed:
     for scope in (scope for scope in SCOPES if (rows["scope"] == scope).any()):
         asked = rows[rows["scope"] == scope]
         before, after = (asked[asked["stage"] == stage] for stage in ("before", "after"))
-        for stage, part in (("before", before), ("after", after)):
-            if part.empty:
-                raise InputError(
-                    f"rows: expected rows of scope {scope!r}{whose} in both stages, "
-                    f"got none of stage {stage!r}."
-                )
+        if before.empty:
+            raise InputError(f"rows: expected rows of scope {scope!r}{whose} of stage 'before', got none.")
         metric = OF_SCOPE[scope]
         means = [
             float(summarise_rows(part, [metric], ci=ci, resamples=1).loc[metric.name, "value"])
             for part in (before, after)
         ]
-        if metric == SUCCESS:
-            table = summarise_rows(after, [metric], ci=ci, resamples=resamples, seed=seed)
-        else:
-            table = paired_differences(before, after, [metric], ci=ci, resamples=resamples, seed=seed)
-        row = table.loc[metric.name].to_dict()
+        row = _of_scope(before, after, metric, ci=ci, resamples=resamples, seed=seed)
         found.append(
             {
                 "scope": scope,
@@ -122,10 +117,26 @@ def _of_edit(rows: pd.DataFrame, whose: str, *, ci: float, resamples: int, seed:
     return found
 
 
+def _of_scope(
+    before: pd.DataFrame, after: pd.DataFrame, metric: Metric, *, ci: float, resamples: int, seed: int
+) -> dict[Any, Any]:
+    """Success with the edit or what is lost by it, and how many rows are left out; NaN without rows after."""
+    if metric == DRAWDOWN:
+        table = paired_differences(before, after, [metric], ci=ci, resamples=resamples, seed=seed)
+        left_out = ""
+    else:
+        table = summarise_rows(after, [metric], ci=ci, resamples=resamples, seed=seed)
+        (left_out,) = pairs_of(before, after, [metric]).left_out_of_first
+    row: dict[Any, Any] = table.loc[metric.name].to_dict()
+    if after.empty:
+        return row | {"unit": clusters_of(before)[1], "note": "no rows under the edit"}
+    return row | {"note": joined(left_out, row["note"])}
+
+
 def _check(rows: pd.DataFrame) -> None:
     _require_columns(rows, NEEDED)
     stages = set(rows["stage"])
-    if stages != {"before", "after"}:
+    if not {"before"} <= stages <= {"before", "after"}:
         raise InputError(
             "rows: expected the stages 'before' and 'after', "
             f"got {', '.join(map(repr, sorted(map(str, stages)))) or 'none'}; "

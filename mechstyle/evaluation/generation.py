@@ -12,7 +12,7 @@ from mechstyle.models import HookedModel
 from mechstyle.runs import decode
 from mechstyle.tokens import EncodedPrompt, encode
 
-__all__ = ["begins_with", "complete", "continue_encoded", "encode_prompts", "new_text", "until_end"]
+__all__ = ["begins_with", "complete", "continue_encoded", "encode_prompts", "new_text", "said", "until_end"]
 
 
 def complete(
@@ -87,6 +87,16 @@ def continue_encoded(
         for row, one, new in zip(rows, chosen, written, strict=True):
             found[row] = new_text(model, one, new)
     return [found[row] for row in range(len(encoded))]
+
+
+def said(completion: str, targets: Sequence[str]) -> str | None:
+    """Which target a free completion gives: the longest that it begins with; None when there is none.
+
+    >>> said(" New York City, then", [" New", " New York", " Rome"])
+    ' New York'
+    """
+    given = [target for target in targets if begins_with(completion, target)]
+    return max(given, key=len, default=None)
 
 
 def begins_with(completion: str, target: str) -> bool:

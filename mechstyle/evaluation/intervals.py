@@ -75,7 +75,8 @@ def summarise(frame: pd.DataFrame, *, ci: float, resamples: int, seed: int) -> p
 
     Returns:
         index ``metric``; columns ``value, low, high, n_requests, measure, note``. A metric without prompts is
-        NaN with ``n_requests`` 0, and a single request has no interval; ``note`` says so.
+        NaN with ``n_requests`` 0, and a single request has no interval; ``note`` says so, and warns of
+        intervals of fewer than 30 requests (too narrow) and of those without width.
 
     Raises:
         RangeError: ``ci`` is not between 0 and 1, or ``resamples`` is below 1.

@@ -31,7 +31,8 @@ def macro_average(
     averages.
 
     Returns:
-        as ``summarise_rows``; ``n`` counts relations and ``unit`` is "relation".
+        as ``summarise_rows``; ``n`` counts relations and ``unit`` is "relation": an interval of fewer than
+        30 relations is too narrow, however many requests they have, and ``note`` says so.
 
     Raises:
         InputError: there is no such column; or as ``summarise_rows``.

@@ -27,11 +27,13 @@ class Pairs:
         clusters: axes unit, side, metric.
         unit: what a pair is of.
         left_out: for each metric, what has no partner; empty where all have one.
+        left_out_of_first: the same of the first table alone.
     """
 
     clusters: Clusters
     unit: Unit
     left_out: tuple[str, ...]
+    left_out_of_first: tuple[str, ...]
 
 
 def pairs_of(rows_a: pd.DataFrame, rows_b: pd.DataFrame, metrics: Sequence[Metric]) -> Pairs:
@@ -53,7 +55,7 @@ def pairs_of(rows_a: pd.DataFrame, rows_b: pd.DataFrame, metrics: Sequence[Metri
     units = [clusters_of(rows)[1] for rows in sides]
     merged = _merged(rows_a, rows_b, units)
     codes, _ = clusters_of(merged)
-    pieces, left_out = [], []
+    pieces, left_out, of_first = [], [], []
     for metric in metrics:
         values = [row_values(rows, metric) for rows in sides]
         taken = [_taken(one, merged[f"row_{side}"].to_numpy()) for side, one in enumerate(values)]
@@ -64,11 +66,13 @@ def pairs_of(rows_a: pd.DataFrame, rows_b: pd.DataFrame, metrics: Sequence[Metri
             for side, one in enumerate(values)
         ]
         left_out.append(_left_out(sides, units, alone, merged[paired]))
+        of_first.append(_left_out(sides[:1], units[:1], alone[:1], merged[paired]))
     sums = [sum_up(metrics, [piece[side] for piece in pieces], codes) for side in (0, 1)]
     top, bottom = (
         np.stack(axes, axis=1) for axes in zip(*((one.top, one.bottom) for one in sums), strict=True)
     )
-    return Pairs(Clusters(top, bottom), "request" if "request" in units else "item", tuple(left_out))
+    unit: Unit = "request" if "request" in units else "item"
+    return Pairs(Clusters(top, bottom), unit, tuple(left_out), tuple(of_first))
 
 
 def _merged(rows_a: pd.DataFrame, rows_b: pd.DataFrame, units: Sequence[Unit]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from mechstyle.answers import AnswerScore, score_answers
 from mechstyle.cases import Case
 from mechstyle.errors import InputError, ModelError, TextError
 from mechstyle.evaluation.edits import AnyEdit
-from mechstyle.evaluation.generation import begins_with
+from mechstyle.evaluation.generation import said
 from mechstyle.evaluation.intervals import COMPARISON, EXACT, GENERATED
 from mechstyle.evaluation.measure import About, Conditions, Metric, Reader, Row
 from mechstyle.evaluation.probes import Probe, question_probe
@@ -128,7 +128,7 @@ class Questions:
             if n_tokens:
                 written = reading.completions(recalled, n_tokens=n_tokens, batch_size=conditions.batch_size)
                 for row, probe, text in zip(rows, asked, written, strict=True):
-                    right = any(begins_with(text, answer) for answer in probe.question.answers)
+                    right = said(text, probe.targets) in probe.question.answers
                     row |= {
                         "completion": text,
                         "generated": right,

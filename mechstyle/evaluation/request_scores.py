@@ -11,7 +11,7 @@ from mechstyle.answers import AnswerScore
 from mechstyle.cases import Case
 from mechstyle.errors import InputError
 from mechstyle.evaluation.edits import AnyEdit
-from mechstyle.evaluation.generation import begins_with, encode_prompts
+from mechstyle.evaluation.generation import encode_prompts, said
 from mechstyle.evaluation.intervals import METRICS
 from mechstyle.evaluation.measure import About, AnyMetric, Conditions, Reader, Row
 from mechstyle.evaluation.probes import Probe, encode_probes
@@ -139,8 +139,9 @@ def score_rows(
         written = asked.completions(recalled, n_tokens=n_tokens, batch_size=batch_size)
         for row, text in zip(rows, written, strict=True):
             row["completion"] = text
-            row["generated_new"] = begins_with(text, row["target_new"])
-            row["generated_true"] = begins_with(text, row["target_true"])
+            given = said(text, (row["target_new"], row["target_true"]))
+            row["generated_new"] = given == row["target_new"]
+            row["generated_true"] = given == row["target_true"]
     return rows
 
 

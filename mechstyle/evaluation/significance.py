@@ -36,7 +36,7 @@ def sign_flip_p(
         seed: of the random signs.
 
     Returns:
-        NaN for a test without differences.
+        NaN for a test without differences, and for one with an infinite difference: its sums say nothing.
 
     Raises:
         RangeError: fewer than one permutation.
@@ -47,7 +47,7 @@ def sign_flip_p(
     if permutations < 1:
         raise RangeError(f"permutations: expected at least 1, got {permutations}.")
     values = np.where(np.isnan(differences), 0.0, differences)
-    there = (~np.isnan(differences)).any(0)
+    there = (~np.isnan(differences)).any(0) & ~np.isinf(differences).any(0)
     small = (values != 0).sum(0) <= EXACT_UP_TO
     p = np.full(values.shape[1], np.nan)
     for test in np.flatnonzero(there & small):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,7 +18,8 @@ from mechstyle.cases import Case, cases_of
 from mechstyle.errors import InputError, NonFiniteError, RangeError, WorkError
 from mechstyle.evaluation.edits import Edits, check_edits, edit_record, listed_edits
 from mechstyle.evaluation.measure import Conditions, Measure, Reader
-from mechstyle.evaluation.suite_result import UNEDITED, SuiteResult, tables_of
+from mechstyle.evaluation.suite_result import SuiteResult
+from mechstyle.evaluation.suite_tables import UNEDITED, tables_of
 from mechstyle.evaluation.units import Done, Group, Store, Unit, groups_of
 from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, active_base, provenance, require_hooked, resolve_bos
@@ -61,8 +63,8 @@ def run_suite(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: no cases or measures, two measures of one name, or edits that do not match the cases;
-            nothing was run.
+        InputError: no cases or measures, two measures of one name, edits that do not match the cases, or a
+            folder for a model that carries hooks; nothing was run.
         TextError: a prompt or text cannot be tokenised as needed.
         RangeError: a number is out of range.
         ModelError: an edit belongs to another model.
@@ -112,7 +114,7 @@ def run_suite(
             advance()
 
         for group, units in todo:
-            _measure(model, group, units, readers, keep)
+            _measure(model, group, units, measures, readers, keep)
     tables, failures = tables_of(measures, groups, store)
     return SuiteResult(
         tuple(given), MappingProxyType(tables), failures, tuple(measures), tuple(edits), origin
@@ -123,6 +125,7 @@ def _measure(
     model: HookedModel,
     group: Group,
     units: Sequence[Unit],
+    measures: Sequence[Measure],
     readers: Mapping[int, Reader],
     keep: Callable[[Group, Unit, Done], None],
 ) -> None:
@@ -137,17 +140,29 @@ def _measure(
             stack.enter_context(group.edit.applied(model))
         except WorkError as error:
             for unit in units:
-                keep(group, unit, Done((), str(error)))
+                lost = _about(measures[unit.measure], unit)
+                keep(group, unit, Done((), tuple((one, str(error)) for one in lost)))
             return
         for unit in units:
-            keep(group, unit, _read(readers[unit.measure], group, unit))
+            keep(group, unit, _read(readers[unit.measure], measures[unit.measure], group, unit))
 
 
-def _read(reader: Reader, group: Group, unit: Unit) -> Done:
+def _read(reader: Reader, measure: Measure, group: Group, unit: Unit) -> Done:
+    """The rows; where there are no finite numbers, case by case, so that the others are not lost with one."""
     try:
         return Done(tuple(reader(group.edit, unit.cases)))
     except NonFiniteError as error:
-        return Done((), str(error))
+        about = _about(measure, unit)
+        if len(about) < 2:
+            return Done((), tuple((one, str(error)) for one in about))
+    each = [_read(reader, measure, group, replace(unit, cases=(case,))) for case in unit.cases]
+    rows = tuple(row for one in each for row in one.rows)
+    return Done(rows, tuple(failure for one in each for failure in one.failures))
+
+
+def _about(measure: Measure, unit: Unit) -> tuple[int | None, ...]:
+    """The cases that a unit is about; one None where it is about the model as a whole."""
+    return unit.cases if measure.about == "requests" else (None,)
 
 
 def _checked(measures: Sequence[Measure]) -> list[Measure]:

@@ -17,19 +17,18 @@ from mechstyle.evaluation.differences import compare
 from mechstyle.evaluation.drawdown import success_and_drawdown
 from mechstyle.evaluation.measure import Measure
 from mechstyle.evaluation.scores import Scores
+from mechstyle.evaluation.suite_tables import UNEDITED
 from mechstyle.evaluation.summaries import by_relation, summarise_rows
-from mechstyle.evaluation.units import Group, Store
 from mechstyle.files import atomic_write
 from mechstyle.outputs import output_folder
 from mechstyle.plain_json import plain_json
 
-__all__ = ["UNEDITED", "SuiteResult", "tables_of"]
+__all__ = ["SuiteResult"]
 
-UNEDITED: Final = "unedited"
-"""The name of the model as it came, beside the names of edits."""
 SCORES: Final = "scores"
 QUESTIONS: Final = "questions"
 FAILURES: Final = "failures"
+DRAWN_DOWN: Final = (SCORES, QUESTIONS)
 SUMMARY: Final = (
     "table", "metric", "edit", "value", "low", "high", "n", "unit", "failed", "measure", "better", "note",
 )  # fmt: skip
@@ -139,13 +138,19 @@ class SuiteResult:
     def drawdown(self, ci: float = 0.95, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
         """Edit success in each scope, and drawdown out of scope, by token accuracy (Mitchell et al. 2022).
 
-        Over requests' own prompts and, where they were asked, all fair questions. Columns as of
-        ``success_and_drawdown``, with ``edit``.
+        Over requests' own prompts and, where they were asked, all fair questions; but out of scope not over
+        those whose answer is the new target itself (CounterFact's attribute prompts): there an edit that
+        spills over gains what it loses elsewhere. Columns as of ``success_and_drawdown``, with ``edit`` and
+        ``failed``, the requests that gave no finite numbers and are missing.
 
         Raises:
             InputError: neither scores nor questions were measured, or there are no edits.
         """
-        parts = [_accuracies(self.tables[name]) for name in (SCORES, QUESTIONS) if name in self.tables]
+        parts = [
+            _accuracies(self.tables[name], self.cases)
+            for name in (SCORES, QUESTIONS)
+            if len(self.tables.get(name, ()))
+        ]
         if not parts or not self.edits:
             raise InputError("drawdown: expected scores or questions of at least one edit.")
         rows = pd.concat(parts, ignore_index=True)
@@ -154,7 +159,8 @@ class SuiteResult:
         for edit in self.edits:
             both = pd.concat([before, rows[rows["edit"] == edit]], ignore_index=True)
             table = success_and_drawdown(both.drop(columns="edit"), ci=ci, resamples=resamples, seed=seed)
-            found.append(table.assign(edit=edit))
+            lost = self.failures[(self.failures["edit"] == edit) & self.failures["table"].isin(DRAWN_DOWN)]
+            found.append(table.assign(edit=edit, failed=lost["request"].nunique()))
         return pd.concat(found, ignore_index=True)
 
     def by_relation(
@@ -221,7 +227,7 @@ class SuiteResult:
     @property
     def has_drawdown(self) -> bool:
         """Whether there is anything to measure drawdown by."""
-        return bool(self.edits) and bool({SCORES, QUESTIONS} & set(self.tables))
+        return bool(self.edits) and any(len(self.tables.get(name, ())) for name in DRAWN_DOWN)
 
     def _require_edit(self, argument: str, edit: str) -> None:
         if edit not in (UNEDITED, *self.edits):
@@ -241,6 +247,7 @@ class SuiteResult:
             tables = {edit: rows for edit, rows in each.items() if len(rows)}
             table = sum_up(measure, tables) if tables else None
             if table is not None:
+                table = pd.concat([table, *(_nothing(measure, one) for one in each if one not in tables)])
                 better = {metric.name: metric.better for metric in measure.metrics}
                 found.append(table.assign(table=measure.name, better=table["metric"].map(better)))
         whole = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(columns))
@@ -249,37 +256,19 @@ class SuiteResult:
         return whole.assign(failed=[failed.get(key, 0) for key in keys]).reindex(columns=list(columns))
 
 
-def tables_of(
-    measures: Sequence[Measure], groups: Sequence[Group], store: Store
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """A table for each measure, and one of what failed.
-
-    >>> tables, failures = tables_of(measures, groups, store)  # doctest: +SKIP
-    """
-    rows: dict[str, list[dict[str, Any]]] = {measure.name: [] for measure in measures}
-    failures = []
-    for group in groups:
-        edit = UNEDITED if group.name is None else group.name
-        head = {"edit": edit, "stage": "before" if group.name is None else "after"}
-        for unit in group.units:
-            measure, done = measures[unit.measure], store.find(group, unit)
-            assert done is not None
-            own = {} if measure.about == "requests" or group.request is None else {"request": group.request}
-            rows[measure.name] += [{**head, **row, **own} for row in done.rows]
-            if done.failure is not None:
-                lost = unit.cases if measure.about == "requests" else (group.request,)
-                failures += [
-                    {"edit": edit, "table": measure.name, "request": one, "reason": done.failure}
-                    for one in lost
-                ]
-    tables = {name: pd.DataFrame(each, columns=None if each else ["edit"]) for name, each in rows.items()}
-    return tables, pd.DataFrame(failures, columns=["edit", "table", "request", "reason"])
+def _nothing(measure: Measure, edit: str) -> pd.DataFrame:
+    """What is said of an edit that has no rows in a table: every metric, and no number."""
+    nothing = {"edit": edit, "n": 0, "note": "no rows under this edit"}
+    rows = [{**nothing, "metric": one.name, "measure": one.measure} for one in measure.metrics]
+    return pd.DataFrame(rows)
 
 
-def _accuracies(table: pd.DataFrame) -> pd.DataFrame:
-    """Token accuracies of the answers that are wanted in each scope; unfair questions are left out."""
+def _accuracies(table: pd.DataFrame, cases: Sequence[Case]) -> pd.DataFrame:
+    """Token accuracies of what is wanted in each scope, as ``SuiteResult.drawdown`` takes them."""
     if "fair" in table.columns:
-        fair = table[table["fair"].astype(bool)]
+        new = table["request"].map(lambda request: cases[int(request)].request.new_target)
+        spilled = table["scope"].isin(("near", "far")) & (table["answer"] == new)
+        fair = table[table["fair"].astype(bool) & ~spilled]
         accuracy = fair["accuracy"]
     else:
         fair = table

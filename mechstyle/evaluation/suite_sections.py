@@ -71,6 +71,7 @@ class QuestionsSection(Section):
             found = [_with(case, more) for case, more in zip(found, far, strict=True)]
         for more in self._generators(sources):
             found = [_with(case, more(case)) for case in found]
+        found = _outside(found)
         if self.edit_in_front:
             found = [_with(case, with_edit_in_front(replace(case, questions=())).questions) for case in found]
         return found
@@ -173,17 +174,20 @@ class TasksSection(Section):
 
     def measure(self, cases: Sequence[Case], sources: Sources) -> Measure:
         """``Tasks``."""
-        found = [self._named(name, sources) for name in self.names]
+        found = [self._named(name, cases, sources) for name in self.names]
         found += [read_task(sources.folder / file) for file in self.files]
         if not found:
             raise InputError('[tasks] expected names = ["sentiment"] or files = ["task.jsonl"], got neither.')
         return Tasks(tuple(_first(task, self.n) for task in found))
 
-    def _named(self, name: str, sources: Sources) -> Task:
+    def _named(self, name: str, cases: Sequence[Case], sources: Sources) -> Task:
         if name == "organism":
             if sources.organism is None:
                 raise InputError('[tasks] names: "organism" asks an embedded model; leave it out for others.')
-            return organism_task(sources.organism, n=self.n, seed=sources.seed)
+            task = organism_task(sources.organism, n=self.n + len(cases), seed=sources.seed)
+            edited = {case.request.fact.subject for case in cases}
+            kept = [item for item in task.items if not any(one in item.prompt for one in edited)]
+            return replace(task, items=tuple(kept))
         return sentiment_task() if name == "sentiment" else subjectivity_task()
 
 
@@ -214,6 +218,26 @@ SECTIONS: Final[Mapping[str, type[Section]]] = MappingProxyType(
     }
 )
 """By their names in a file. A file that has the section has the measure."""
+
+
+def _outside(cases: Sequence[Case]) -> list[Case]:
+    """Without the questions of what should stay that another case's edit may rightly change.
+
+    Those are near and far questions that name another case's subject, in the prompt or as an answer: one edit
+    for all cases changes them too.
+    """
+    subjects = [case.request.fact.subject for case in cases]
+    found = []
+    for place, case in enumerate(cases):
+        others = [one for index, one in enumerate(subjects) if index != place and one != subjects[place]]
+        kept = [
+            question
+            for question in case.questions
+            if question.scope not in ("near", "far")
+            or not any(other in text for text in (question.prompt, *question.answers) for other in others)
+        ]
+        found.append(replace(case, questions=tuple(kept)))
+    return found
 
 
 def _first(task: Task, n: int) -> Task:

@@ -64,7 +64,8 @@ def summarise_rows(
     Returns:
         index ``metric``; columns ``value, low, high, n, unit, measure, note``. ``n`` counts the clusters that
         have the metric, ``unit`` says what they are ("request", "item"). A metric without rows is NaN, and
-        one cluster has no interval; ``note`` says so.
+        one cluster has no interval; ``note`` says so. It also warns of intervals of fewer than 30 clusters,
+        which hold the truth less often than ``ci`` says, and of those without width, where all agree.
 
     Raises:
         InputError: a metric's column is not there, or two metrics have one name.

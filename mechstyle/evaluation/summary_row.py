@@ -14,10 +14,14 @@ from mechstyle.errors import RangeError
 from mechstyle.evaluation.clusters import RowValues, Unit, bounds
 from mechstyle.evaluation.measure import Metric
 
-__all__ = ["COLUMNS", "absence", "require_ci", "summary_frame", "summary_row", "undefined"]
+__all__ = ["COLUMNS", "absence", "joined", "require_ci", "summary_frame", "summary_row", "undefined"]
 
 Array = NDArray[np.float64]
 COLUMNS: Final = ("value", "low", "high", "n", "unit", "measure", "note")
+FEW: Final = 30
+"""Percentile intervals of fewer clusters hold the truth clearly less often than they say."""
+ROUNDING: Final = 1e-9
+"""Resampled values that differ by less than this share of the largest count as equal."""
 
 
 def summary_frame(table: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -41,6 +45,10 @@ def summary_row(
 ) -> dict[str, Any]:
     """One row of a summary: no interval for one cluster, and none where a value is infinite.
 
+    Where there is an interval, the note says if it is of few clusters, and if it has no width because all
+    resamples agree. Neither means that the value is known so well: of a rate of 0.9, an interval of 5
+    requests that says 95 % holds the truth in about 42 % of cases.
+
     Args:
         n: how many clusters have the metric.
         measure: what kind of number it is.
@@ -50,9 +58,6 @@ def summary_row(
     'no interval: one request'
     """
     low, high = bounds(draws, ci) if n > 1 else (float("nan"), float("nan"))
-    why = f"no interval: one {unit}" if n == 1 else ""
-    if n > 1 and np.isnan(low):
-        why = "no interval: a value is not finite"
     return {
         "value": value,
         "low": low,
@@ -60,8 +65,17 @@ def summary_row(
         "n": n,
         "unit": unit,
         "measure": measure,
-        "note": "; ".join(filter(None, (note, why))),
+        "note": joined(note, *_about_interval(draws, n, unit)),
     }
+
+
+def joined(*notes: str) -> str:
+    """Notes as one, each part once.
+
+    >>> joined("no width: all agree", "", "left out: 1 row; no width: all agree")
+    'no width: all agree; left out: 1 row'
+    """
+    return "; ".join(dict.fromkeys(part for note in notes for part in note.split("; ") if part))
 
 
 def undefined(parts: Sequence[int], counts: Int[NDArray[np.int64], " base"], absent: Sequence[str]) -> str:
@@ -99,3 +113,16 @@ def require_ci(ci: float) -> None:
     """
     if isinstance(ci, bool) or not 0 < ci < 1:
         raise RangeError(f"ci: expected a share between 0 and 1, such as 0.95, got {ci!r}.")
+
+
+def _about_interval(draws: Float[Array, " resample"], n: int, unit: Unit) -> list[str]:
+    """Why there is no interval, or why not to trust the one that there is."""
+    if n <= 1:
+        return [f"no interval: one {unit}"] * n
+    known = draws[~np.isnan(draws)]
+    if not len(known) or not np.isfinite(known).all():
+        return ["no interval: a value is not finite"]
+    notes = [f"fewer than {FEW} {unit}s: the interval is too narrow"] if n < FEW else []
+    if len(known) > 1 and np.ptp(known) <= ROUNDING * np.abs(known).max():
+        notes.append("no width: all agree")
+    return notes

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from mechstyle import __version__
+from mechstyle.blocks import can_resume, has_hooks
 from mechstyle.cases import Case
+from mechstyle.errors import InputError
 from mechstyle.evaluation.edits import AnyEdit, Edits, is_one, listed_edits
 from mechstyle.evaluation.measure import Conditions, Measure, Row
 from mechstyle.files import atomic_write
-from mechstyle.models import HookedModel, edited_weights, provenance
+from mechstyle.models import HookedModel, provenance
 from mechstyle.plain_json import plain_json
 
-__all__ = ["Done", "Group", "Store", "Unit", "groups_of"]
+__all__ = ["Done", "Group", "Store", "Unit", "groups_of", "require_no_hooks", "state_of"]
 
 ROWS: Final = "rows"
 
@@ -53,10 +57,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a unit: its rows, or why there are none."""
+    """What came of a unit.
+
+    Args:
+        failures: pairs (case, reason) of what gave no finite numbers; the case is None where the unit is
+            about the model as a whole.
+    """
 
     rows: tuple[Row, ...]
-    failure: str | None = None
+    failures: tuple[tuple[int | None, str], ...] = ()
 
 
 def groups_of(
@@ -103,9 +112,12 @@ def groups_of(
 class Store:
     """Keeps what was done, in memory or in a folder, under names that say everything it depends on.
 
-    A name is the hash of the model with its active edits, of its number format, of the cases, the measure
-    with its settings, the edit's content, what is asked and mechstyle's version: what another call has done
-    in the same folder is taken where all of that agrees, and left alone where it does not.
+    A name is the hash of ``state_of`` the model, of the measure with its settings, the edit's content and
+    what is asked: what another call has done in the same folder is taken where all of that agrees, and left
+    alone where it does not.
+
+    Raises:
+        InputError: there is a folder, and the model carries hooks, whose effect no name can tell.
     """
 
     def __init__(
@@ -118,19 +130,11 @@ class Store:
     ) -> None:
         self._folder = None if folder is None else folder / ROWS
         if self._folder is not None:
+            require_no_hooks(model)
             self._folder.mkdir(exist_ok=True)
         self._memory: dict[str, Done] = {}
-        origin = provenance(model)
-        common = [
-            __version__,
-            origin["fingerprint"],
-            origin["dtype"],
-            edited_weights(model),
-            [case.to_dict() for case in cases],
-            conditions.prepend_bos,
-            conditions.seed,
-        ]
-        head = _digest(common)
+        # In memory nothing outlives the call, and the model stays what it is.
+        head = "" if folder is None else state_of(model, cases, conditions)
         self._heads = [_digest([head, measure.name, measure.settings()]) for measure in measures]
 
     def name(self, group: Group, unit: Unit) -> str:
@@ -145,7 +149,7 @@ class Store:
             return self._memory.get(name)
         try:
             found = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
-            return Done(tuple(found["rows"]), found["failure"])
+            return Done(tuple(found["rows"]), tuple((case, reason) for case, reason in found["failures"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -156,14 +160,12 @@ class Store:
             FileError: the file cannot be written.
         """
         name = self.name(group, unit)
-        done = Done(
-            tuple({key: plain_json(value) for key, value in row.items()} for row in done.rows), done.failure
-        )
+        done = Done(tuple(plain_json(row) for row in done.rows), done.failures)
         if self._folder is None:
             self._memory[name] = done
             return
         with atomic_write(self._folder / f"{name}.json") as part:
-            whole = {"rows": list(done.rows), "failure": done.failure}
+            whole = {"rows": list(done.rows), "failures": [list(one) for one in done.failures]}
             part.write_text(json.dumps(whole, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
     def missing(self, groups: Sequence[Group]) -> Iterator[tuple[Group, list[Unit]]]:
@@ -172,6 +174,45 @@ class Store:
             units = [unit for unit in group.units if self.find(group, unit) is None]
             if units:
                 yield group, units
+
+
+def state_of(model: HookedModel, cases: Sequence[Case], conditions: Conditions) -> str:
+    """A hash of everything that any measurement depends on, beside its own settings and the edit.
+
+    The weights go in bit for bit: the model's fingerprint rounds them, so that a cast keeps it.
+
+    >>> state_of(model, cases, conditions)  # doctest: +SKIP
+    '1b4f0e9851971998e732078544c96b36'
+    """
+    origin = provenance(model)
+    weights = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        weights.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+        weights.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    whole = [
+        __version__,
+        origin["fingerprint"],
+        weights.hexdigest(),
+        [case.to_dict() for case in cases],
+        conditions.prepend_bos,
+        conditions.seed,
+    ]
+    return _digest(whole)
+
+
+def require_no_hooks(model: HookedModel) -> None:
+    """Refuse to keep the rows of a model that carries hooks; a bridge always carries some of its own.
+
+    Raises:
+        InputError: it does.
+
+    >>> require_no_hooks(model)  # doctest: +SKIP
+    """
+    if can_resume(model) and has_hooks(model):
+        raise InputError(
+            "folder: the model carries hooks, and what it gives under them cannot be told from what it gives "
+            "without; take them off (model.reset_hooks(including_permanent=True)), or leave the folder out."
+        )
 
 
 def _digest(value: Any) -> str:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from mechstyle import plot
 from mechstyle.evaluation.measure import Metric
-from mechstyle.evaluation.suite_result import SCORES, UNEDITED, SuiteResult
+from mechstyle.evaluation.suite_result import SCORES, SuiteResult
+from mechstyle.evaluation.suite_tables import UNEDITED
 from mechstyle.files import atomic_write
 from mechstyle.report.evaluation_findings import bounded, evaluation_findings
 from mechstyle.report.findings import number

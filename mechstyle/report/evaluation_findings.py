@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
-from mechstyle.evaluation.suite_result import SCORES, UNEDITED, SuiteResult
+from mechstyle.evaluation.suite_result import SCORES, SuiteResult
+from mechstyle.evaluation.suite_tables import UNEDITED
 from mechstyle.report.findings import number
 
 __all__ = ["bounded", "evaluation_findings"]
@@ -62,15 +63,23 @@ def _edit(edit: str, found: SuiteResult, summary: pd.DataFrame, compared: pd.Dat
         if measure.about == "requests" or rows.empty:
             continue
         row = rows.iloc[0]
-        name = str(row["metric"]).replace("_", " ")
-        move = bounded(row["difference"], row["difference_low"], row["difference_high"])
-        away = row["difference_low"] > 0 or row["difference_high"] < 0
-        parts.append(
-            f"It moves {name} by {move}, to {number(row['value'])}."
-            if away
-            else f"A change of {name} cannot be told from none ({move})."
-        )
+        parts.append(_moved(str(row["metric"]).replace("_", " "), row))
     return " ".join(part for part in parts if part)
+
+
+def _moved(name: str, row: pd.Series[Any]) -> str:
+    """How far a metric moved; where there is no interval, nothing is said of chance."""
+    value, difference = float(row["value"]), float(row["difference"])
+    if math.isinf(value) or math.isinf(difference):
+        return f"It destroys {name}: it has grown beyond all numbers."
+    if math.isnan(difference):
+        return f"Nothing is known of {name} under it."
+    move = bounded(difference, row["difference_low"], row["difference_high"])
+    if math.isnan(row["difference_low"]):
+        return f"It moves {name} by {move}, to {number(value)}; of one there is no interval."
+    if row["difference_low"] > 0 or row["difference_high"] < 0:
+        return f"It moves {name} by {move}, to {number(value)}."
+    return f"A change of {name} cannot be told from none ({move})."
 
 
 def _rates(subject: str, edit: str, summary: pd.DataFrame) -> str:

@@ -50,10 +50,9 @@ def _read(model: Any, measure: Measure) -> object:
 
 
 def _suite(model: Any, folder: Path) -> object:
-    place = folder / f"suite {len(list(folder.iterdir()))}"  # a new one: what was done is not done again
     measures = [RequestScores(), Questions.of([CASE])]
     edit = in_context_edit(model, REQUEST)
-    return run_suite(model, [CASE, REQUEST], measures, edits={"context": edit}, folder=place)
+    return run_suite(model, [CASE, REQUEST], measures, edits={"context": edit})
 
 
 def _reproduce(model: Any, folder: Path) -> object:

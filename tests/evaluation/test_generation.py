@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mechstyle.errors import InputError, RangeError, TextError
 from mechstyle.evaluation import complete
-from mechstyle.evaluation.generation import begins_with
+from mechstyle.evaluation.generation import begins_with, said
 from tests.oracles import score_loop
 
 PROMPTS = ["Miles Davis plays the", "Rome is", "The mother tongue of Danielle Darrieux is", "Zürich"]
@@ -87,3 +87,10 @@ def test_bad_input_is_named(tiny_model: HookedTransformer) -> None:
         complete(tiny_model, ["The", "Miles Davis plays the"], 61)
     with pytest.raises(TextError, match="prompt: expected text, got ''"):
         complete(tiny_model, ["Rome", ""], 3)
+
+
+def test_the_longest_target_that_a_completion_begins_with_is_said() -> None:
+    targets = (" New", " New York", " Rome")
+    assert said(" New York City", targets) == " New York"
+    assert said(" New Delhi", targets) == " New"
+    assert said(" Newark", targets) is None

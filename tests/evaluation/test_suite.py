@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from mechstyle.cases import Case
+from mechstyle.cases import Case, Question
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.memory_editors import edit_cache, in_context_edit
 from mechstyle.errors import InputError, ModelError, NonFiniteError, RangeError
@@ -24,7 +24,8 @@ from mechstyle.evaluation.measure import About, Conditions, Metric, Reader
 from mechstyle.evaluation.questions import Questions
 from mechstyle.evaluation.request_scores import RequestScores
 from mechstyle.evaluation.suite import run_suite
-from mechstyle.evaluation.suite_result import UNEDITED, SuiteResult
+from mechstyle.evaluation.suite_result import SuiteResult
+from mechstyle.evaluation.suite_tables import UNEDITED
 from mechstyle.evaluation.text_perplexity import HeldOutPerplexity
 from mechstyle.models import active_base, fingerprint
 from tests.evaluation.measures import CASES, MILES, NAME, PARIS, random_edit, unigram, unigram_edit
@@ -195,6 +196,8 @@ def test_drawdown_is_over_prompts_and_fair_questions_in_their_scopes(tiny_model:
     for name, table in found.tables.items():
         for row in table.to_dict("records"):
             wanted = row["accuracy"] if name == "questions" else None
+            if row.get("answer") == " Italy" and row["request"] == 1:
+                continue  # the new target of this request: an edit that spills over gains there
             if wanted is None:
                 wanted = row["accuracy_new"] if row["scope"] == "in" else row["accuracy_true"]
             rows.append(
@@ -271,6 +274,60 @@ def test_an_edit_that_breaks_the_model_is_counted_and_does_not_stop_the_others(
         assert "logits are nan" in found.failures["reason"][0]
     row = found.summary().query("edit == 'own' and table == 'counting'").iloc[0]
     assert (row["n"], row["failed"]) == (1, 1)
+
+
+def test_a_case_without_finite_numbers_does_not_take_others_with_it(tiny_model: HookedTransformer) -> None:
+    measure = Counting([], failing=True)
+    cases = [MILES, PARIS, MILES, PARIS]
+    found = run_suite(tiny_model, cases, [measure], edits={"e": random_edit(tiny_model, 1)}, at_once=4)
+    assert found.rows("counting", "e")["request"].tolist() == [0, 2, 3]
+    assert found.failures["request"].tolist() == [1]
+
+
+def test_an_edit_that_fails_everywhere_stays_in_every_table(
+    tiny_model: HookedTransformer, tmp_path: Path
+) -> None:
+    edits = {"bad": random_edit(tiny_model, 1, size=1e39), "good": random_edit(tiny_model, 2)}
+    found = run_suite(tiny_model, CASES, MEASURES, edits=edits)
+    for table in (found.summary(), found.compare(), found.compare("good")):
+        lost = table[(table["edit"] == "bad") & (table["table"] == "scores")]
+        assert lost["metric"].tolist() == [metric.name for metric in RequestScores().metrics]
+        assert lost["value"].isna().all()
+        assert (lost["failed"] == 2).all()
+        assert (lost["note"] == "no rows under this edit").all()
+    drawdown = found.drawdown().set_index("edit")
+    assert (drawdown.loc["bad", "failed"] == 2).all()
+    assert drawdown.loc["bad", "value"].isna().all()
+    assert drawdown.loc["good", "value"].notna().all()
+    assert pd.read_csv(found.save(tmp_path / "out")["comparison"])["failed"].max() == 2
+
+
+def test_what_spills_over_is_not_counted_as_kept(tiny_model: HookedTransformer) -> None:
+    """An edit that says the new target everywhere: others that have it already must not make up for it."""
+    model = unigram(tiny_model, {" trumpet": 6, " guitar": 3})
+    attribute = Question("attribute", "near", "Jimi Hendrix plays the", (" guitar",), (" trumpet",))
+    cases = [Case(MILES, questions=(attribute,))]
+    edit = unigram_edit(model, {" guitar": 9})
+    found = run_suite(model, cases, [RequestScores(), Questions.of(cases)], edits={"e": edit})
+    row = found.drawdown().query("scope == 'near'").iloc[0]
+    assert (row["value"], row["before"], row["after"]) == (1, 1, 0)
+
+
+def test_a_model_with_hooks_has_no_folder(tiny_model: HookedTransformer, tmp_path: Path) -> None:
+    tiny_model.add_hook("blocks.0.hook_resid_post", lambda state, hook: state * 2, is_permanent=True)
+    assert len(run_suite(tiny_model, CASES, [RequestScores()]).tables["scores"])
+    with pytest.raises(InputError, match="folder: the model carries hooks"):
+        run_suite(tiny_model, CASES, [RequestScores()], folder=tmp_path)
+
+
+def test_weights_that_round_alike_are_told_apart(tiny_model: HookedTransformer, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    run_suite(tiny_model, CASES, [Counting(asked)], folder=tmp_path)
+    before, n_done = fingerprint(tiny_model), len(asked)
+    tiny_model.to(torch.bfloat16).to(torch.float32)
+    assert fingerprint(tiny_model) == before
+    run_suite(tiny_model, CASES, [Counting(asked)], folder=tmp_path)
+    assert len(asked) == 2 * n_done
 
 
 def test_an_edit_that_overflows_fails_for_its_requests_alone(tiny_model: HookedTransformer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mechstyle.cases import Case
+from mechstyle.cases import Case, Question
 from mechstyle.errors import FileError, InputError
 from mechstyle.evaluation.questions import Questions
 from mechstyle.evaluation.suite_file import packaged_suites, read_suite
@@ -43,6 +43,18 @@ def test_a_section_adds_its_questions_once(tmp_path: Path) -> None:
     assert set(measure.kinds) == {"true/false", "capitalisation", "neighborhood+"}
     twice, _ = suite.prepared(once, None)
     assert [len(case.questions) for case in twice] == [len(case.questions) for case in once]
+
+
+def test_what_another_case_changes_is_not_asked_to_stay(tmp_path: Path) -> None:
+    kept = Question("unrelated", "far", "The capital of Italy is", (" Rome",), (" Paris",))
+    names_paris = Question("unrelated", "far", "Paris is in the country of", (" France",), (" Italy",))
+    answers_paris = Question("who", "near", "The capital of France is", (" Paris",), (" Rome",))
+    follows = Question("reversal", "hard in", "Paris is the home of", (" Miles Davis",))
+    own = Case(MILES, questions=(kept, names_paris, answers_paris, follows))
+    suite = read_suite(written(tmp_path, "[questions]\n"))
+    (first, second), _ = suite.prepared([own, Case(PARIS, questions=(names_paris,))], None)
+    assert first.questions == (kept, follows)
+    assert second.questions == (names_paris,)
 
 
 def test_paths_start_at_the_suite_file_and_numbers_arrive(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mechstyle.evaluation.suite_result import SuiteResult
 from mechstyle.evaluation.text_perplexity import HeldOutPerplexity
 from mechstyle.facts import EditRequest
 from mechstyle.report.evaluation import write_evaluation_report
-from mechstyle.report.evaluation_findings import bounded, evaluation_findings
+from mechstyle.report.evaluation_findings import _moved, bounded, evaluation_findings
 from tests.evaluation.measures import MILES, PARIS, random_edit, unigram, unigram_edit
 from tests.report.test_html import LOADING, Page
 
@@ -82,6 +82,21 @@ def test_findings_say_what_moved_and_what_cannot_be_told(tiny_model: HookedTrans
     assert second.startswith("nothing: efficacy 0.000")
     assert "A change of perplexity cannot be told from none (0.000 [0.000, 0.000])" in second
     assert "no edit can be told from good" in apart  # two requests are too few, whatever they say
+
+
+def test_a_destroyed_measure_is_called_destroyed_and_one_without_interval_is_said() -> None:
+    def sentence(value: float, difference: float, low: float, high: float) -> str:
+        row = {"value": value, "difference": difference, "difference_low": low, "difference_high": high}
+        return _moved("perplexity", pd.Series(row))
+
+    nan, inf = float("nan"), float("inf")
+    assert sentence(inf, inf, nan, nan).startswith("It destroys perplexity")
+    assert (
+        sentence(9.0, 4.0, nan, nan) == "It moves perplexity by 4.000, to 9.000; of one there is no interval."
+    )
+    assert sentence(nan, nan, nan, nan) == "Nothing is known of perplexity under it."
+    assert sentence(9.0, 4.0, 3.0, 5.0) == "It moves perplexity by 4.000 [3.000, 5.000], to 9.000."
+    assert "cannot be told from none" in sentence(9.0, 4.0, -3.0, 5.0)
 
 
 def test_failures_are_said_and_counted(found: SuiteResult, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from mechstyle.described import described
 from mechstyle.editing.storage import load_tensors, save_tensors
 from mechstyle.errors import InputError, RangeError
 from mechstyle.evaluation.judging.accuracy import Accuracy, tally
@@ -110,11 +113,13 @@ class ClassifierJudge:
         return replace(learned, name=name, fitted_on=record, accuracy=accuracy)
 
     def settings(self) -> dict[str, Any]:
-        """What it was fitted on, and its accuracy."""
+        """What it was fitted on, a hash of what it learned, and its accuracy."""
+        learned = json.dumps(described([self.labels, self.weights, self.bias, self.ngrams]))
         return {
             "judge": self.name,
             "labels": list(self.labels),
             "fitted_on": dict(self.fitted_on),
+            "learned": sha256(learned.encode()).hexdigest(),
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
         }
 

@@ -10,6 +10,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from mechstyle.described import described
 from mechstyle.errors import InputError, RangeError, TextError
 from mechstyle.evaluation.judging.accuracy import Accuracy
 from mechstyle.evaluation.judging.judge import Judged, Verdict, as_judged, measure_accuracy
@@ -37,7 +38,8 @@ class RuleJudge:
         accuracy: as ``measured_on`` finds it.
 
     Raises:
-        InputError: no detectors, or something else than a function or a regular expression.
+        InputError: no detectors, or something else than a function or a regular expression; or what a
+            function holds cannot be seen, so that its rows in a folder could not be told from another's.
 
     Example:
         >>> judge = RuleJudge("old words", {"old": r"\\b(thou|hath|unto)\\b"}, otherwise="new")
@@ -65,10 +67,10 @@ class RuleJudge:
         return (*self.detectors, *(() if self.otherwise is None else (self.otherwise,)))
 
     def settings(self) -> dict[str, Any]:
-        """The detectors, functions by their names."""
+        """The detectors: regular expressions, and functions by their names and a hash of what they do."""
         return {
             "judge": self.name,
-            "detectors": {label: _described(one) for label, one in self.detectors.items()},
+            "detectors": {label: described(one, exact=True) for label, one in self.detectors.items()},
             "otherwise": self.otherwise,
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
         }
@@ -222,6 +224,13 @@ def _require_detector(label: object, detector: object) -> None:
         raise InputError(
             f"detectors[{label!r}]: expected a function of a text or a regular expression, got {detector!r}."
         )
+    try:
+        described(detector, exact=True)
+    except InputError as error:
+        raise InputError(
+            f"detectors[{label!r}]: a judge is kept apart from others by what its detectors do, which cannot "
+            f"be told here: {error} Give a named function of a module, which makes or loads what it needs."
+        ) from error
 
 
 def _strength(label: str, detector: Detector, text: str) -> float:
@@ -233,7 +242,3 @@ def _strength(label: str, detector: Detector, text: str) -> float:
             f"detectors[{label!r}]: expected a strength from 0 to 1, got {strength!r} for {text[:60]!r}."
         )
     return strength
-
-
-def _described(detector: Detector) -> str:
-    return detector if isinstance(detector, str) else getattr(detector, "__qualname__", repr(detector))
