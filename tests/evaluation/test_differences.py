@@ -14,7 +14,16 @@ from mechstyle.evaluation.differences import compare, compare_scores, paired_dif
 from mechstyle.evaluation.measure import Metric
 from mechstyle.evaluation.scores import Scores
 from mechstyle.evaluation.summaries import summarise_rows
-from tests.evaluation.test_summaries import BOTH, EVERYTHING, LOSS, OTHER, PERPLEXITY, RATE, random_rows
+from tests.evaluation.test_summaries import (
+    BOTH,
+    EVERYTHING,
+    FEW_REQUESTS,
+    LOSS,
+    OTHER,
+    PERPLEXITY,
+    RATE,
+    random_rows,
+)
 from tests.oracles import summary_loop
 
 SHARE = Metric("share", "success", "share")
@@ -30,7 +39,7 @@ def test_the_difference_is_that_of_the_values_and_its_interval_that_of_each_requ
     ours, theirs = rows_of([1, 1, 0, 1, 0, 1]), rows_of([0, 1, 0, 0, 0, 1])
     row = paired_differences(ours, theirs, [SHARE], seed=5).loc["share"]
     assert row["value"] == pytest.approx(2 / 6)
-    assert (row["n"], row["unit"], row["note"]) == (6, "request", "")
+    assert (row["n"], row["unit"], row["note"]) == (6, "request", FEW_REQUESTS)
     alone = summarise_rows(rows_of([1, 0, 0, 1, 0, 0]), [SHARE], seed=5).loc["share"]
     assert (row["low"], row["high"]) == pytest.approx((alone["low"], alone["high"]))
 
@@ -77,19 +86,21 @@ def test_only_what_both_have_counts_and_the_note_says_how_much_is_left_out() -> 
     ours, theirs = rows_of([1, 1, 1, 0]), rows_of([0, 0, 1, 1, 1, 1]).iloc[1:]
     row = paired_differences(ours, theirs, [SHARE]).loc["share"]
     assert row["value"] == pytest.approx((1 + 0 - 1) / 3)
-    assert (row["n"], row["note"]) == (3, "left out: 3 requests and 3 rows without a partner")
+    assert row["n"] == 3
+    assert row["note"] == f"left out: 3 requests and 3 rows without a partner; {FEW_REQUESTS}"
     missing = rows_of([1, 1, 1, 0]).assign(success=[1, None, 1, 0])
     for sides in ((missing, rows_of([0, 0, 1, 1])), (rows_of([0, 0, 1, 1]), missing)):
         row = paired_differences(*sides, [SHARE]).loc["share"]
         assert (row["value"], row["n"]) == (0, 3)
-        assert row["note"] == "left out: 1 request and 1 row without a partner"
+        assert row["note"].startswith("left out: 1 request and 1 row without a partner; ")
 
 
 def test_rows_of_a_request_that_the_other_side_lacks_do_not_count_in_its_mean() -> None:
     ours = pd.DataFrame({"request": [0, 0, 1], "item": ["a", "b", "a"], "success": [1, 0, 1]})
     theirs = pd.DataFrame({"request": [0, 1], "item": ["a", "a"], "success": [1, 1]})
     row = paired_differences(ours, theirs, [SHARE]).loc["share"]
-    assert (row["value"], row["note"]) == (0, "left out: 1 row without a partner")
+    assert row["value"] == 0
+    assert row["note"] == f"left out: 1 row without a partner; {FEW_REQUESTS}; no width: all agree"
 
 
 def test_tables_that_share_nothing_are_undefined_and_say_so() -> None:
@@ -115,10 +126,10 @@ def test_what_was_asked_once_of_the_unedited_model_stands_beside_every_request()
     for ours, theirs, sign in ((under, texts, 1), (texts, under, -1)):
         row = paired_differences(ours, theirs, [LOSS]).loc["loss"]
         assert row["value"] == pytest.approx(sign * 2)
-        assert (row["n"], row["unit"], row["note"]) == (3, "request", "")
+        assert (row["n"], row["unit"], row["note"]) == (3, "request", FEW_REQUESTS)
     assert sorted(map(abs, row[["low", "high"]])) == pytest.approx([0, 4], abs=0.5)
     row = paired_differences(under, texts.iloc[:1], [LOSS]).loc["loss"]
-    assert (row["n"], row["note"]) == (3, "left out: 3 rows without a partner")
+    assert (row["n"], row["note"]) == (3, f"left out: 3 rows without a partner; {FEW_REQUESTS}")
 
 
 def test_without_requests_items_are_paired_and_the_same_item_in_turn() -> None:
@@ -169,8 +180,10 @@ def test_a_comparison_agrees_with_summaries_and_paired_differences_and_harmonic_
     paired = paired_differences(first, second, EVERYTHING, seed=3)
     for name, theirs in {"difference": "value", "difference_low": "low", "n_paired": "n"}.items():
         np.testing.assert_array_equal(ours[name], paired[theirs])
+    np.testing.assert_array_equal(ours["paired_value"] - ours["paired_reference"], paired["value"])
     assert ours.loc[["both", "perplexity", "loss"], "p"].isna().all()
-    assert ours["note"].tolist() == paired["note"].tolist()
+    wanted = [f"{FEW_REQUESTS}; {note.removesuffix(f'; {FEW_REQUESTS}')}" for note in paired["note"]]
+    assert ours["note"].tolist() == wanted
 
 
 def scores_of(gains: list[list[float]], fingerprint: str = "a" * 64, **settings: Any) -> Scores:

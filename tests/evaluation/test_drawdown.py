@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mechstyle.cases import SCOPES
 from mechstyle.errors import InputError
 from mechstyle.evaluation import evaluate
 from mechstyle.evaluation.drawdown import accuracy_rows, success_and_drawdown
@@ -95,11 +96,53 @@ def test_an_edits_own_rows_before_are_taken_rather_than_those_of_all() -> None:
     assert table["value"].tolist() == [0, 0]
 
 
-def test_questions_that_one_stage_lacks_are_left_out_of_drawdown_and_counted() -> None:
-    short = {scope: requests[:2] for scope, requests in OUT.items()}
-    table = found_for(IN | short)
+def test_questions_that_have_no_answer_after_are_left_out_of_drawdown_and_of_success_and_counted() -> None:
+    short = {scope: requests[:2] for scope, requests in (IN | OUT).items()}
+    table = found_for(short)
     assert table.loc["near", ["value", "n"]].tolist() == [0, 2]
-    assert table.loc["near", "note"] == "left out: 1 request and 1 row without a partner"
+    assert table.loc["in", ["value", "n"]].tolist() == [0.125, 2]
+    assert set(table["n"]) == {2}
+    assert table["note"].str.startswith("left out: 1 request and 1 row without a partner; fewer than").all()
+    fewer = {"in": [[0.0], [0.0], [0.25]]}
+    assert found_for(IN | OUT | fewer).loc["in", "note"].startswith("left out: 1 row without a partner; ")
+
+
+def test_success_is_over_all_rows_after_so_that_those_without_a_row_before_are_not_left_out() -> None:
+    table = found_for({"in": [*IN["in"], [1.0]], "hard in": IN["hard in"]} | OUT)
+    assert table.loc["in", ["value", "n"]].tolist() == [(0.25 + 0 + 0.25 + 1) / 4, 4]
+    assert "left out" not in table.loc["in", "note"]
+
+
+@pytest.mark.parametrize("lost", ["in", "near"])
+def test_a_scope_whose_requests_all_failed_has_no_value_and_the_others_keep_theirs(lost: str) -> None:
+    whole = found_for(IN | OUT)
+    table = found_for({scope: requests for scope, requests in (IN | OUT).items() if scope != lost})
+    row = table.loc[lost]
+    assert row[["value", "low", "high", "after"]].isna().all()
+    assert row[["metric", "n", "unit", "before", "measure", "note"]].tolist() == [
+        *whole.loc[lost, ["metric"]],
+        0,
+        "request",
+        *whole.loc[lost, ["before", "measure"]],
+        "no rows under the edit",
+    ]
+    pd.testing.assert_frame_equal(table.drop(index=lost), whole.drop(index=lost), check_dtype=False)
+
+
+def test_without_any_rows_after_every_scope_is_undefined_of_every_edit_that_is_named() -> None:
+    rows = rows_of(IN | OUT, "before")
+    table = success_and_drawdown(rows).set_index("scope")
+    assert table.index.tolist() == ["in", "hard in", "near", "far"]
+    assert table[["value", "low", "high", "after"]].isna().all(axis=None)
+    assert table["before"].tolist() == pytest.approx([0.5 / 3, 1 / 3, 2.25 / 3, 2 / 3])
+    assert set(table["n"]) == {0}
+    assert set(table["note"]) == {"no rows under the edit"}
+    both = pd.concat([rows.assign(edit="failed"), rows.assign(edit="good")])
+    found = success_and_drawdown(pd.concat([both, rows_of(OUT, "after", edit="good")]))
+    wanted = [("failed", scope, 0) for scope in SCOPES] + [
+        ("good", scope, 3 * (scope in OUT)) for scope in SCOPES
+    ]
+    assert list(found[["edit", "scope", "n"]].itertuples(index=False, name=None)) == wanted
 
 
 def test_scores_of_a_model_with_known_answers_have_the_known_success_and_drawdown(tiny_model: Any) -> None:
@@ -136,8 +179,8 @@ def test_rows_of_scores_take_the_new_answer_in_scope_and_the_own_one_out_of_it(t
     ("rows", "message"),
     [
         (
-            rows_of(OUT, "before"),
-            "expected the stages 'before' and 'after', got 'before'; drawdown is what is",
+            rows_of(OUT, "after"),
+            "expected the stages 'before' and 'after', got 'after'; drawdown is what is",
         ),
         (rows_of(OUT, "before").drop(columns=["item", "scope"]), "item, scope are not there"),
         (
@@ -145,8 +188,8 @@ def test_rows_of_scores_take_the_new_answer_in_scope_and_the_own_one_out_of_it(t
             "rows: expected scopes among in, hard in, near, far, got 'nearby'",
         ),
         (
-            pd.concat([rows_of(IN | OUT, "before"), rows_of(IN, "after")]),
-            "expected rows of scope 'near' in both stages, got none of stage 'after'",
+            pd.concat([rows_of(IN, "before"), rows_of(IN | OUT, "after")]),
+            "expected rows of scope 'near' of stage 'before', got none",
         ),
     ],
 )

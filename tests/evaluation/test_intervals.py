@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mechstyle.errors import RangeError
+from mechstyle.evaluation.clusters import Clusters, bounds, resampled
 from mechstyle.evaluation.intervals import summarise
 from mechstyle.evaluation.summaries import harmonic_mean
 
@@ -73,7 +74,8 @@ def test_a_metric_without_prompts_is_undefined_with_no_requests_and_says_so() ->
     assert (row.n_requests, row.note) == (0, "undefined: no paraphrase prompts")
     assert np.isnan(table.loc["score", "value"])
     assert table.loc["score", "note"] == "undefined: no paraphrase prompts"
-    assert (table.loc["efficacy", "n_requests"], table.loc["efficacy", "note"]) == (2, "")
+    assert table.loc["efficacy", "n_requests"] == 2
+    assert table.loc["efficacy", "note"] == "fewer than 30 requests: the interval is too narrow"
 
 
 def test_requests_without_paraphrases_leave_the_mean_and_interval_of_the_others_alone() -> None:
@@ -113,6 +115,22 @@ def test_nineteen_of_twenty_intervals_hold_the_true_mean() -> None:
         row = summary({"rewrite": [[bool(rng.random() < 0.7)] for _ in range(60)]}).loc["efficacy"]
         held.append(row.low <= 0.7 <= row.high)
     assert 0.89 <= np.mean(held) <= 0.99
+    assert row.note == ""
+
+
+def test_of_a_rate_of_nine_in_ten_few_requests_give_intervals_that_mostly_miss_it() -> None:
+    """Why there is a note: of 5 requests all succeed in 0.9^5 = 59 % of data sets, and so hide the truth."""
+
+    def coverage(n_requests: int, n_sets: int = 1000) -> float:
+        successes = np.random.default_rng(0).random((n_requests, n_sets)) < 0.9
+        sets = Clusters(successes.astype(float), np.ones(successes.shape))
+        draws = resampled(sets, resamples=1000, seed=0)
+        edges = [bounds(draws[:, one], 0.95) for one in range(n_sets)]
+        return float(np.mean([low <= 0.9 <= high for low, high in edges]))
+
+    assert coverage(5) == pytest.approx(1 - 0.9**5, abs=0.05)
+    assert coverage(10) < 0.75
+    assert 0.90 <= coverage(30) <= 0.98
 
 
 def test_the_interval_of_the_score_follows_requests_jointly() -> None:

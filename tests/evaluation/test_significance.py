@@ -47,6 +47,13 @@ def test_missing_differences_do_not_count_and_each_test_has_its_own() -> None:
     np.testing.assert_array_equal(sign_flip_p(values), [0.25, 1.0, np.nan])
 
 
+def test_an_infinite_difference_makes_its_own_test_undefined_and_no_other() -> None:
+    values = np.array([[np.inf, 1.0, -np.inf], [1.0, 1.0, np.inf], [2.0, 1.0, np.nan]])
+    np.testing.assert_array_equal(sign_flip_p(values), [np.nan, 0.25, np.nan])
+    many = np.concatenate([np.ones((60, 2)), [[np.inf, 1.0]]])
+    np.testing.assert_array_equal(sign_flip_p(many, permutations=199), [np.nan, 1 / 200])
+
+
 @given(st.lists(st.sampled_from([0.001, 0.01, 0.02, 0.02, 0.04, 0.2, 0.5, 1.0]), min_size=1, max_size=6))
 def test_holms_correction_is_that_of_its_definition(p: list[float]) -> None:
     assert holm(np.array(p)).tolist() == pytest.approx(summary_loop.holm(p))

@@ -23,6 +23,7 @@ BOTH = Harmonic("both", (RATE, OTHER), "harmonic mean of rate, other")
 PERPLEXITY = Metric("perplexity", "nll", "perplexity", weight="tokens", exponential=True, better="lower")
 LOSS = Metric("loss", "nll", "nats a token", weight="tokens")
 EVERYTHING = (RATE, OTHER, BOTH, PERPLEXITY, LOSS)
+FEW_REQUESTS = "fewer than 30 requests: the interval is too narrow"
 
 
 def random_rows(seed: int, n_requests: int = 9, *, holes: bool = True) -> list[dict[str, Any]]:
@@ -130,6 +131,36 @@ def test_where_all_agree_the_interval_has_no_width_not_even_by_rounding() -> Non
     rows = pd.DataFrame({"request": range(7), "nll": [0.1] * 7, "tokens": [3] * 7})
     row = summarise_rows(rows, [LOSS]).loc["loss"]
     assert row["low"] == row["high"] == row["value"] == 0.1 / 3
+    assert row["note"] == f"{FEW_REQUESTS}; no width: all agree"
+
+
+@pytest.mark.parametrize("n", [2, 29, 30])
+def test_intervals_of_fewer_than_thirty_clusters_are_called_too_narrow_by_the_name_of_what_they_are_of(
+    n: int,
+) -> None:
+    rows = pd.DataFrame({"request": range(n), "relation": map(str, range(n)), "success": [1, *[0] * (n - 1)]})
+    share = Metric("share", "success", "share")
+    found = {
+        "requests": summarise_rows(rows, [share]),
+        "items": summarise_rows(rows.drop(columns="request"), [share]),
+        "relations": macro_average(rows, [share]),
+    }
+    for units, table in found.items():
+        wanted = f"fewer than 30 {units}: the interval is too narrow" if n < 30 else ""
+        assert table.loc["share", "note"] == wanted
+
+
+def test_thirty_requests_that_agree_have_an_interval_without_width_and_one_that_does_not_gives_it_one() -> (
+    None
+):
+    share = Metric("share", "success", "share")
+    rows = pd.DataFrame({"request": range(30), "success": 1})
+    assert summarise_rows(rows, [share]).loc["share", "note"] == "no width: all agree"
+    rows.loc[0, "success"] = 0
+    row = summarise_rows(rows, [share]).loc["share"]
+    assert (row["low"] < row["high"], row["note"]) == (True, "")
+    once = summarise_rows(rows, [share], resamples=1).loc["share"]
+    assert (once["low"] == once["high"], once["note"]) == (True, ""), "one resample agrees with itself"
 
 
 def test_an_infinite_value_has_no_interval_and_leaves_the_other_metrics_alone() -> None:
