@@ -89,7 +89,7 @@ def shared_runs(inputs: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list
     """The token sequences to be run, each with the indices of the inputs that it begins with.
 
     >>> shared_runs([(1, 2), (1, 2, 3), (1, 2), (4,)])
-    {(4,): [3], (1, 2, 3): [1, 2, 0]}
+    {(4,): [3], (1, 2, 3): [1, 0, 2]}
     """
     found: dict[tuple[int, ...], list[int]] = {}
     last: tuple[int, ...] = ()

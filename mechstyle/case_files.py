@@ -14,6 +14,7 @@ from mechstyle.errors import FileError, InputError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.records import PathLike, recognise, write_json_lines
 from mechstyle.schemas import (
+    CASES,
     COUNTERFACT,
     EDITS,
     FACTS,
@@ -168,5 +169,5 @@ _CASES: Final = (
     Schema("cases (request)", frozenset({"request"}), Case.from_dict),
     Schema(COUNTERFACT.name, COUNTERFACT.keys, _counterfact),
     Schema(ZSRE.name, ZSRE.keys, _zsre),
-    *(_plain(one) for one in EDITS if one not in (COUNTERFACT, ZSRE)),
+    *(_plain(one) for one in EDITS if one not in (CASES, COUNTERFACT, ZSRE)),
 )

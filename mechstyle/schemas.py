@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from mechstyle.cases import Case
 from mechstyle.errors import FileError, TextError
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.records import PathLike, Record, convert_records, recognise
 from mechstyle.requests import request_from_pair
 
 __all__ = [
+    "CASES",
     "COUNTERFACT",
     "EDITS",
     "FACTS",
@@ -143,8 +145,12 @@ COUNTERFACT: Final = Schema(
     "CounterFact (requested_rewrite)", frozenset({"requested_rewrite"}), read_counterfact_record
 )
 ZSRE: Final = Schema("zsRE of MEND (src, alt, loc)", frozenset({"src", "alt", "loc"}), read_zsre_record)
+CASES: Final = Schema(
+    "cases (request)", frozenset({"request"}), lambda record: Case.from_dict(record).request
+)
 EDITS: Final = (
     Schema("requests (fact, new_target)", frozenset({"fact"}), EditRequest.from_dict),
+    CASES,
     PAIRS,
     COUNTERFACT,
     ZSRE,

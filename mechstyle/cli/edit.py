@@ -39,6 +39,14 @@ def edit(
         Path | None,
         typer.Option("--ledger", help="Instead of --out: the folder of a ledger that the edit is added to."),
     ] = None,
+    each: Annotated[
+        Path | None,
+        typer.Option(
+            "--each",
+            help="Instead of --out: a folder for an edit of its own for each request, as `mechstyle evaluate "
+            "--edits NAME=FOLDER` takes them. The same command goes on after a kill.",
+        ),
+    ] = None,
     method: Annotated[
         Method,
         typer.Option("--method", help="rome writes one request at a time; the others all that there are."),
@@ -114,8 +122,14 @@ def edit(
     asked = request_from(prompt, subject, target, new)
     if (asked is None) == (requests is None):
         raise InputError("give either --requests FILE or --prompt, --subject, --target and --new.")
-    if (out is None) == (ledger is None) and not (dry_run and out is None):
-        raise InputError("give either --out FILE, for the edit, or --ledger DIR, to add it there.")
+    n_places = sum(place is not None for place in (out, ledger, each))
+    if n_places > 1 or (n_places == 0 and not dry_run):
+        raise InputError(
+            "give one of --out FILE, for the edit, --ledger DIR, to add it there, and --each DIR, for an "
+            "edit of each request."
+        )
+    if each is not None and (batch_size is not None or dry_run):
+        raise InputError("--each: with an edit for each request, leave --batch-size and --dry-run out.")
     given = tuning.Tuning(
         covariance=covariance,
         text=text,
@@ -169,6 +183,7 @@ def edit(
             canary=canary,
             out=out,
             ledger=ledger,
+            each=each,
             dry_run=dry_run,
             cache=cache,
             seed=seed,

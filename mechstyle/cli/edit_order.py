@@ -11,6 +11,7 @@ from mechstyle.cli.books import require_own_ledger, require_place
 from mechstyle.cli.canaries import Canary
 from mechstyle.cli.defaults import default_settings, published_settings, swept_settings
 from mechstyle.cli.dry_run import plan
+from mechstyle.cli.edit_each import prepare_folder, record_of, write_each
 from mechstyle.cli.methods import Job, Method, MethodSpec
 from mechstyle.cli.options import measured_covariance
 from mechstyle.cli.output import emit
@@ -60,6 +61,7 @@ class EditOrder:
     canary: Canary
     out: Path | None
     ledger: Path | None
+    each: Path | None
     dry_run: bool
     cache: bool
     seed: int
@@ -128,9 +130,15 @@ def carry_out(order: EditOrder) -> None:
             )
             emit(found.summary, "\n".join(found.lines), as_json=order.as_json)
             return
+        if order.each is not None:
+            prepare_folder(order.each, record_of(order, job, model, requests))
         job = _with_materials(order, job, model)
         editor = spec.make(replace(job, repeated=order.ledger is not None))
-        if order.ledger is None:
+        if order.each is not None:
+            edits = write_each(order.each, editor, model, requests, progress=not order.quiet)
+            place = {"each": str(order.each), "edits": len(edits)}
+            _report(order, job, edits, model, place, f"{order.each}: {len(edits)} edits")
+        elif order.ledger is None:
             result = editor(model, requests)
             result.save(str(order.out))
             losses = result.provenance["settings"].get("losses")
@@ -157,11 +165,13 @@ def _requests(order: EditOrder) -> list[EditRequest]:
 
     found = read_edit_file(order.file)[: order.limit] if order.file is not None else []
     found = found if order.asked is None else [order.asked]
+    if order.each is not None:
+        return [request for one in found for request in check_requests([one])]
     if order.spec.one_by_one and order.ledger is None and len(found) != 1:
         raise InputError(
             f"--requests {order.file}: {order.method} writes one request into one edit, and the file holds "
             f"{len(found)}; write them together by --method memit or emmet, one on top of the other by "
-            "--ledger DIR, or let mechstyle study edit them one by one."
+            "--ledger DIR, or each alone by --each DIR."
         )
     size = 1 if order.spec.one_by_one else order.batch_size
     if order.ledger is None or size is None or size >= len(found):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from mechstyle.cli.evaluate_suite import evaluate_suite
-from mechstyle.cli.options import ORGANISM, Bos, Json, Model, Quiet, Requests, Seed
+from mechstyle.cli.options import ORGANISM, Bos, Json, Model, Quiet, Requests
 from mechstyle.cli.output import emit, note
 from mechstyle.errors import InputError
 
@@ -42,7 +42,8 @@ def evaluate(
     suite: Annotated[
         str | None,
         typer.Option(
-            "--suite", help="Measure all that this TOML file asks for (or quick, full); --out is a folder."
+            "--suite",
+            help="Measure all that this TOML file asks for, or scores, quick or full; --out is a folder.",
         ),
     ] = None,
     edits: Annotated[
@@ -65,7 +66,9 @@ def evaluate(
     ] = MAX_POSITIONS,
     generate: Annotated[bool, typer.Option("--generate", help="Let the model write freely too.")] = False,
     prepend_bos: Bos = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of every random choice; 0, or what the suite's file says.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -79,7 +82,15 @@ def evaluate(
     after a kill.
     """
     if suite is not None or edits:
-        _only_with_scores({"--edit": edit, "--text": text, "--generate": generate})
+        _only_with_scores(
+            {
+                "--edit": edit,
+                "--text": text,
+                "--generate": generate,
+                "--n-texts": n_texts != N_TEXTS,
+                "--max-positions": max_positions != MAX_POSITIONS,
+            }
+        )
         evaluate_suite(
             out=out,
             model=model,
@@ -87,10 +98,12 @@ def evaluate(
             requests=requests,
             edits=edits or [],
             prepend_bos=prepend_bos,
+            seed=seed,
             as_json=as_json,
             quiet=quiet,
         )
         return
+    seed = 0 if seed is None else seed
     paths = edit or []
     if not paths and requests is None:
         raise InputError("nothing to score: give --requests FILE, --edit FILE, or both.")

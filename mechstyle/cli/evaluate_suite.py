@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from mechstyle.errors import FileError, InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mechstyle.cases import Case
     from mechstyle.evaluation.edits import Edits
     from mechstyle.evaluation.suite_result import SuiteResult
+    from mechstyle.facts import EditRequest
 
 __all__ = ["evaluate_suite"]
 
@@ -31,6 +34,7 @@ def evaluate_suite(
     requests: Path | None,
     edits: Sequence[str],
     prepend_bos: bool | None,
+    seed: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -48,11 +52,15 @@ def evaluate_suite(
     from mechstyle.threads import few_threads
 
     asked = read_suite("scores" if suite is None else suite)
+    if seed is not None:
+        asked = asked.seeded(seed)
     given = None if requests is None else read_cases(requests)
     loaded = {name: _loaded(path) for name, path in named.items()}
     place = output_folder(out)
     hooked = load_model(model)
     organism = organisms.with_fingerprint(fingerprint(hooked))
+    if given is None and loaded:
+        given = _own_cases(loaded, organism, seed=asked.run.seed)
     cases, measures = asked.prepared(asked.own_cases(organism) if given is None else given, organism)
     run = asked.run
     with few_threads(hooked):
@@ -96,13 +104,44 @@ def _loaded(path: Path) -> Edits:
 
     if not path.is_dir():
         return load_edit(path)
-    files = sorted(one for one in path.iterdir() if one.suffix == SUFFIX)
+    files = sorted((one for one in path.iterdir() if one.suffix == SUFFIX), key=_in_numbers)
     if not files:
         raise FileError(
             f"--edits {path}: the folder holds no *{SUFFIX}; it should hold an edit for each request, which "
             "are taken in the order of their names."
         )
     return [load_edit(file) for file in files]
+
+
+def _in_numbers(path: Path) -> list[tuple[int, str]]:
+    """To sort 2 before 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.stem)]
+
+
+def _own_cases(edits: Mapping[str, Edits], organism: str | None, *, seed: int) -> list[Case]:
+    """The requests that the edits were made for; of an embedded model with what its world says of them."""
+    from mechstyle import organisms
+    from mechstyle.cases import cases_of
+    from mechstyle.evaluation.edits import is_one, listed_edits
+
+    first: tuple[str, list[EditRequest]] | None = None
+    for name, one in edits.items():
+        listed = listed_edits(one, 1 if is_one(one) else len(one))  # type: ignore[arg-type]
+        own = [request for edit in listed for request in edit.requests]
+        if not own or (not is_one(one) and len(own) != len(listed)):
+            raise InputError(f"--edits {name}: does not say what it was made for; give --requests FILE too.")
+        first = first or (name, own)
+        if {_wish(request) for request in own} != {_wish(request) for request in first[1]}:
+            raise InputError(
+                f"--edits {name}: made for other requests than {first[0]}; give --requests FILE, which all "
+                "of them are scored on."
+            )
+    assert first is not None
+    return cases_of(first[1]) if organism is None else organisms.cases_for(organism, first[1], seed=seed)
+
+
+def _wish(request: EditRequest) -> tuple[str, str]:
+    return request.fact.prompt, request.new_target
 
 
 def _lines(found: SuiteResult) -> list[str]:
@@ -113,6 +152,8 @@ def _lines(found: SuiteResult) -> list[str]:
         chosen = rows[rows["metric"].isin(SHOWN)] if table == "scores" else rows
         lines.append(f"{table}:")
         for metric, each in chosen.groupby("metric", sort=False):
+            if each["value"].isna().all() and not each["failed"].any():
+                continue  # nothing of this kind was asked
             cells = [f"{row['edit']} {_cell(row)}" for _, row in each.iterrows()]
             lines.append(f"  {metric:28s} {'   '.join(cells)}")
     if len(found.failures):

@@ -9,9 +9,19 @@ from typing import Any, Final, TypeAlias
 from mechstyle.editing.edit import EditSet
 from mechstyle.editing.memory import MemoryEdit
 from mechstyle.errors import InputError, ModelError
+from mechstyle.facts import EditRequest
 from mechstyle.models import HookedModel, require_editable
 
-__all__ = ["AnyEdit", "BosMismatchWarning", "Edits", "check_edits", "edit_record", "is_one", "listed_edits"]
+__all__ = [
+    "AnyEdit",
+    "BosMismatchWarning",
+    "Edits",
+    "check_edits",
+    "edit_record",
+    "is_one",
+    "listed_edits",
+    "require_own_requests",
+]
 
 AnyEdit: TypeAlias = EditSet | MemoryEdit
 """An edit of the weights, or one that leaves them alone."""
@@ -32,7 +42,7 @@ def is_one(edits: Edits | None) -> bool:
     return isinstance(edits, _ONE)
 
 
-def listed_edits(edits: Edits | None, n_requests: int) -> list[AnyEdit]:
+def listed_edits(edits: Edits | None, n_requests: int, *, name: str = "edits") -> list[AnyEdit]:
     """The edits one by one.
 
     Raises:
@@ -46,20 +56,45 @@ def listed_edits(edits: Edits | None, n_requests: int) -> list[AnyEdit]:
     if isinstance(edits, _ONE):
         return [edits]
     if isinstance(edits, str) or not isinstance(edits, Sequence):
-        raise InputError(f"edits: expected an EditSet or a list of them, got {type(edits).__name__}.")
+        raise InputError(f"{name}: expected an EditSet or a list of them, got {type(edits).__name__}.")
     for index, edit in enumerate(edits):
         if not isinstance(edit, _ONE):
-            raise InputError(f"edits[{index}]: expected an EditSet, got {type(edit).__name__}.")
+            raise InputError(f"{name}[{index}]: expected an EditSet, got {type(edit).__name__}.")
     if len(edits) != n_requests:
         raise InputError(
-            f"edits: expected one for each of the {n_requests} requests, in their order, got {len(edits)}; "
+            f"{name}: expected one for each of the {n_requests} requests, in their order, got {len(edits)}; "
             "to score one edit on all requests pass the EditSet itself, not a list."
         )
     return list(edits)
 
 
-def check_edits(model: HookedModel, edits: Sequence[AnyEdit], fingerprint: str, *, bos: bool) -> None:
+def require_own_requests(
+    edits: Sequence[AnyEdit], requests: Sequence[EditRequest], *, name: str = "edits"
+) -> None:
+    """Refuse edits, one for each request, that were made for another one; those that name none are taken.
+
+    Raises:
+        InputError: an edit does not hold its request's prompt and new target.
+
+    >>> require_own_requests([edit], [request])  # doctest: +SKIP
+    """
+    for index, (edit, request) in enumerate(zip(edits, requests, strict=True)):
+        wanted = request.fact.prompt, request.new_target
+        held = [(one.fact.prompt, one.new_target) for one in edit.requests]
+        if held and wanted not in held:
+            raise InputError(
+                f"{name}[{index}]: made for {held[0][0]!r} -> {held[0][1]!r}, but requests[{index}] is "
+                f"{wanted[0]!r} -> {wanted[1]!r}; give the edits in the order of their requests."
+            )
+
+
+def check_edits(
+    model: HookedModel, edits: Sequence[AnyEdit], fingerprint: str, *, bos: bool, name: str = "edits"
+) -> None:
     """Refuse edits of another model before anything is run, and warn of another ``prepend_bos``.
+
+    Args:
+        name: of the edits, for errors.
 
     Raises:
         ModelError: an edit was computed for another model, or the model cannot be edited.
@@ -74,13 +109,13 @@ def check_edits(model: HookedModel, edits: Sequence[AnyEdit], fingerprint: str, 
     for index, edit in enumerate(edits):
         if edit.fingerprint != fingerprint:
             raise ModelError(
-                f"edits[{index}]: computed for another model (fingerprint {edit.fingerprint[:12]}) than the "
+                f"{name}[{index}]: computed for another model (fingerprint {edit.fingerprint[:12]}) than the "
                 f"one given ({fingerprint[:12]}); load that model, or compute the edit again for this one."
             )
     made = {edit.provenance.get("settings", {}).get("prepend_bos", bos) for edit in edits}
     if made - {bos}:
         warnings.warn(
-            f"edits: made with prepend_bos={not bos}, but scored with prepend_bos={bos}; "
+            f"{name}: made with prepend_bos={not bos}, but scored with prepend_bos={bos}; "
             f"pass prepend_bos={not bos} to evaluate.",
             BosMismatchWarning,
             stacklevel=3,

@@ -13,7 +13,15 @@ from rich.progress import track
 
 from mechstyle.answers import require_positive
 from mechstyle.errors import InputError
-from mechstyle.evaluation.edits import AnyEdit, Edits, check_edits, edit_record, is_one, listed_edits
+from mechstyle.evaluation.edits import (
+    AnyEdit,
+    Edits,
+    check_edits,
+    edit_record,
+    is_one,
+    listed_edits,
+    require_own_requests,
+)
 from mechstyle.evaluation.intervals import summarise
 from mechstyle.evaluation.measure import Row
 from mechstyle.evaluation.probes import encode_probes
@@ -164,6 +172,8 @@ def evaluate(
     bos = resolve_bos(model, prepend_bos)
     probes = encode_probes(model, requests, prepend_bos=bos)
     listed = listed_edits(edits, len(requests))
+    if not is_one(edits) and listed:
+        require_own_requests(listed, requests)
     n_tokens = room_for(model, probes, prepend_bos=bos) if generate else 0
     texts = []
     if perplexity_texts is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,7 +17,14 @@ from rich.progress import Progress
 from mechstyle.answers import require_positive
 from mechstyle.cases import Case, cases_of
 from mechstyle.errors import InputError, NonFiniteError, RangeError, WorkError
-from mechstyle.evaluation.edits import Edits, check_edits, edit_record, listed_edits
+from mechstyle.evaluation.edits import (
+    Edits,
+    check_edits,
+    edit_record,
+    is_one,
+    listed_edits,
+    require_own_requests,
+)
 from mechstyle.evaluation.measure import Conditions, Measure, Reader
 from mechstyle.evaluation.suite_result import SuiteResult
 from mechstyle.evaluation.suite_tables import UNEDITED, tables_of
@@ -28,6 +36,11 @@ from mechstyle.outputs import output_folder
 __all__ = ["run_suite"]
 
 AT_ONCE: Final = 16
+PARTS: Final = ("name", "about", "metrics", "settings", "prepare")
+"""Of a measure."""
+RESERVED: Final = ("results", "summary", "comparison", "failures")
+"""Names of a result's other files."""
+NAME: Final = re.compile(r"[\w-]+")
 COLLATERAL_EDITS: Final = 20
 
 
@@ -84,7 +97,11 @@ def run_suite(
         raise RangeError(f"collateral_edits: expected 1 or more, or None for all, got {collateral_edits!r}.")
     require_positive("batch_size", batch_size)
     conditions = Conditions(resolve_bos(model, prepend_bos), batch_size, seed)
-    listed = {name: listed_edits(one, len(given)) for name, one in edits.items()}
+    listed = {}
+    for name, one in edits.items():
+        listed[name] = listed_edits(one, len(given), name=f"edits[{name!r}]")
+        if not is_one(one):
+            require_own_requests(listed[name], [case.request for case in given], name=f"edits[{name!r}]")
     origin = provenance(
         model,
         prepend_bos=conditions.prepend_bos,
@@ -95,8 +112,10 @@ def run_suite(
         collateral_edits=collateral_edits,
         active_edits=sorted(active_base(model)),
     )
-    for each in listed.values():
-        check_edits(model, each, str(origin["fingerprint"]), bos=conditions.prepend_bos)
+    for name, each in listed.items():
+        check_edits(
+            model, each, str(origin["fingerprint"]), bos=conditions.prepend_bos, name=f"edits[{name!r}]"
+        )
     groups = groups_of(measures, len(given), edits, at_once=at_once, collateral_edits=collateral_edits)
     place = None if folder is None else output_folder(Path(folder))
     store = Store(place, model, given, measures, conditions)
@@ -167,11 +186,20 @@ def _about(measure: Measure, unit: Unit) -> tuple[int | None, ...]:
 
 def _checked(measures: Sequence[Measure]) -> list[Measure]:
     if isinstance(measures, str) or not isinstance(measures, Sequence) or not measures:
-        raise InputError(f"measures: expected a list of at least one measure, got {measures!r}.")
+        raise InputError(
+            f"measures: expected a list of at least one measure, got {measures!r:.60}; pass [it]."
+        )
     for index, measure in enumerate(measures):
-        if not callable(getattr(measure, "prepare", None)):
+        lacks = [part for part in PARTS if not hasattr(measure, part)]
+        if isinstance(measure, type) or lacks:
             raise InputError(
-                f"measures[{index}]: expected a measure, such as RequestScores(), got {measure!r:.80}."
+                f"measures[{index}]: expected a measure, such as RequestScores(), got {measure!r:.80}"
+                + (f", which lacks {', '.join(lacks)}." if lacks else ": make one of the class.")
+            )
+        if measure.name in RESERVED or not NAME.fullmatch(measure.name):
+            raise InputError(
+                f"measures[{index}]: its name becomes that of a file; expected letters, digits, _ and -, and "
+                f"none of {', '.join(RESERVED)}, got {measure.name!r}."
             )
     names = [measure.name for measure in measures]
     if twice := [name for name in names if names.count(name) > 1]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -60,6 +60,13 @@ class Suite:
     cases: CasesSection
     sections: Mapping[str, Section]
 
+    def seeded(self, seed: int) -> Suite:
+        """The same with another seed, of the cases that are drawn too."""
+        update = {"seed": seed}
+        return replace(
+            self, run=self.run.model_copy(update=update), cases=self.cases.model_copy(update=update)
+        )
+
     def own_cases(self, organism: str | None) -> list[Case]:
         """Cases of an embedded model's world.
 
@@ -94,7 +101,7 @@ def packaged_suites() -> list[str]:
     """Names of the suites that come with the package.
 
     >>> packaged_suites()
-    ['full', 'quick']
+    ['full', 'quick', 'scores']
     """
     folder = resources.files("mechstyle.evaluation").joinpath(SUITES)
     return sorted(Path(one.name).stem for one in folder.iterdir() if one.name.endswith(".toml"))
@@ -110,7 +117,7 @@ def read_suite(path: str | os.PathLike[str]) -> Suite:
     ['perplexity', 'questions', 'scores']
     """
     place = Path(path)
-    if not place.exists() and os.fspath(path) in packaged_suites():
+    if not place.is_file() and os.fspath(path) in packaged_suites():
         found = resources.files("mechstyle.evaluation").joinpath(SUITES, f"{os.fspath(path)}.toml")
         return _suite(os.fspath(path), found.read_text(encoding="utf-8"), Path())
     try:

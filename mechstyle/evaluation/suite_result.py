@@ -34,7 +34,8 @@ SUMMARY: Final = (
 )  # fmt: skip
 COMPARISON: Final = (
     "table", "metric", "edit", "value", "low", "high", "n", "unit", "difference", "difference_low",
-    "difference_high", "p", "p_holm", "n_paired", "failed", "measure", "better", "note",
+    "difference_high", "paired_value", "paired_reference", "p", "p_holm", "n_paired", "failed", "measure",
+    "better", "note",
 )  # fmt: skip
 
 
@@ -86,7 +87,9 @@ class SuiteResult:
         return self._of_each(
             lambda measure, tables: pd.concat(
                 [
-                    summarise_rows(rows, measure.metrics, ci=ci, resamples=resamples, seed=seed)
+                    _noted(
+                        measure, summarise_rows(rows, measure.metrics, ci=ci, resamples=resamples, seed=seed)
+                    )
                     .reset_index()
                     .assign(edit=edit)
                     for edit, rows in tables.items()
@@ -254,6 +257,18 @@ class SuiteResult:
         failed = self.failures.groupby(["table", "edit"])["request"].size().to_dict()
         keys = zip(whole["table"], whole["edit"], strict=True)
         return whole.assign(failed=[failed.get(key, 0) for key in keys]).reindex(columns=list(columns))
+
+
+def _noted(measure: Measure, table: pd.DataFrame) -> pd.DataFrame:
+    """With a note where all else was measured under each request's edit: edits vary, its items do not."""
+    if measure.about == "requests":
+        return table
+    over_edits = "over edits: the items are the same under each"
+    notes = [
+        "; ".join(filter(None, (note, over_edits if unit == "request" else "")))
+        for note, unit in zip(table["note"], table["unit"], strict=True)
+    ]
+    return table.assign(note=notes)
 
 
 def _nothing(measure: Measure, edit: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from mechstyle import __version__
@@ -24,6 +25,7 @@ from mechstyle.plain_json import plain_json
 __all__ = ["Done", "Group", "Store", "Unit", "groups_of", "require_no_hooks", "state_of"]
 
 ROWS: Final = "rows"
+PLAIN: Final = (bool, int, float, str, list, tuple, dict, np.generic)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ class Store:
         self._memory: dict[str, Done] = {}
         # In memory nothing outlives the call, and the model stays what it is.
         head = "" if folder is None else state_of(model, cases, conditions)
+        self._measures = list(measures)
         self._heads = [_digest([head, measure.name, measure.settings()]) for measure in measures]
 
     def name(self, group: Group, unit: Unit) -> str:
@@ -157,8 +160,10 @@ class Store:
         """Keep what was done, whole or not at all.
 
         Raises:
+            InputError: a row says what JSON cannot, or not what was asked.
             FileError: the file cannot be written.
         """
+        _require_rows(self._measures[unit.measure], done.rows)
         name = self.name(group, unit)
         done = Done(tuple(plain_json(row) for row in done.rows), done.failures)
         if self._folder is None:
@@ -174,6 +179,24 @@ class Store:
             units = [unit for unit in group.units if self.find(group, unit) is None]
             if units:
                 yield group, units
+
+
+def _require_rows(measure: Measure, rows: Sequence[Row]) -> None:
+    """Refuse rows that no table could be made of, at the first of them and not after hours."""
+    wanted = ["item", "request"] if measure.about == "requests" else ["item"]
+    for row in rows:
+        lacks = [key for key in wanted if key not in row]
+        if lacks:
+            raise InputError(
+                f"{measure.name}: its rows lack {', '.join(lacks)}; every row says what was asked (item), "
+                "and of which case (request) where it is about one."
+            )
+        for key, value in row.items():
+            if value is not None and not isinstance(value, PLAIN):
+                raise InputError(
+                    f"{measure.name}: expected a plain value in the column {key!r}, got "
+                    f"{type(value).__name__}; give numbers and texts."
+                )
 
 
 def state_of(model: HookedModel, cases: Sequence[Case], conditions: Conditions) -> str:

@@ -15,7 +15,7 @@ from mechstyle.evaluation.measure import Metric
 from mechstyle.evaluation.suite_result import SCORES, SuiteResult
 from mechstyle.evaluation.suite_tables import UNEDITED
 from mechstyle.files import atomic_write
-from mechstyle.report.evaluation_findings import bounded, evaluation_findings
+from mechstyle.report.evaluation_findings import bounded, differs, evaluation_findings
 from mechstyle.report.findings import number
 from mechstyle.report.page import figure_element, fill
 
@@ -94,6 +94,8 @@ def _part(found: SuiteResult, name: str, summary: pd.DataFrame) -> dict[str, Any
     for measure, some in rows.groupby("measure", sort=False):
         lines = []
         for metric, each in some.groupby("metric", sort=False):
+            if each["value"].isna().all() and not each["failed"].any():
+                continue  # nothing of this kind was asked
             by_edit = each.set_index("edit")
             cells = [_cell(by_edit.loc[edit]) if edit in by_edit.index else "" for edit in edits]
             kind = next((one.kind for one in _base(found, name) if one.name == metric), None)
@@ -103,7 +105,7 @@ def _part(found: SuiteResult, name: str, summary: pd.DataFrame) -> dict[str, Any
             lines.append(
                 {"metric": metric, "scope": scopes.get(kind, ""), "cells": cells, "n": ", ".join(counts)}
             )
-        groups.append({"measure": measure, "lines": lines})
+        groups += [{"measure": measure, "lines": lines}] if lines else []
     shares = rows[rows["measure"].str.contains("comparison|harmonic mean of efficacy|choice|consisten")]
     shares = shares[shares["value"].between(0, 1)]
     drawn = list(dict.fromkeys(shares["metric"]))
@@ -151,7 +153,7 @@ def _differences(compared: pd.DataFrame, reference: str) -> list[dict[str, Any]]
         rows = rows[rows["edit"] != UNEDITED]
     found = []
     for edit, each in rows.groupby("edit", sort=False):
-        away = each[(each["difference_low"] > 0) | (each["difference_high"] < 0)]
+        away = each[differs(each)]
         lines = [
             {
                 "table": row["table"],
@@ -163,7 +165,7 @@ def _differences(compared: pd.DataFrame, reference: str) -> list[dict[str, Any]]
             }
             for _, row in away.head(MOST_ROWS).iterrows()
         ]
-        found.append({"edit": edit, "lines": lines, "n_others": len(each) - len(lines)})
+        found.append({"edit": edit, "lines": lines, "n_away": len(away), "n_others": len(each) - len(away)})
     return found
 
 
@@ -179,11 +181,21 @@ def _relations(found: SuiteResult, seed: int) -> dict[str, Any] | None:
     for name in names:
         cells, n = [], 0
         for table in tables.values():
-            row = table[(table["relation"] == name) & (table["metric"] == "score")]
+            row = table[(table["relation"] == name) & (table["metric"] == _summed(found))]
             cells.append(_cell(row.iloc[0]) if len(row) else "–")
             n = int(table.loc[table["relation"] == name, "n"].max())
         lines.append({"relation": name, "cells": cells, "n": n})
-    return {"edits": list(tables), "lines": sorted(lines, key=lambda one: -one["n"])[:MOST_ROWS]}
+    return {
+        "edits": list(tables),
+        "metric": _summed(found),
+        "lines": sorted(lines, key=lambda one: -one["n"])[:MOST_ROWS],
+    }
+
+
+def _summed(found: SuiteResult) -> str:
+    """The score, where there are neighbours and paraphrases; else efficacy."""
+    parts = {"rewrite", "paraphrase", "neighborhood"}
+    return "score" if parts <= set(found.tables[SCORES]["kind"]) else "efficacy"
 
 
 def _samples(found: SuiteResult) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from mechstyle.evaluation.suite_result import SCORES, SuiteResult
 from mechstyle.evaluation.suite_tables import UNEDITED
 from mechstyle.report.findings import number
 
-__all__ = ["bounded", "evaluation_findings"]
+__all__ = ["bounded", "differs", "evaluation_findings"]
 
 RATES: Final = (("efficacy", "efficacy"), ("paraphrase", "paraphrase"), ("neighborhood", "neighbourhood"))
 SURE: Final = 0.05
@@ -43,6 +43,16 @@ def evaluation_findings(
                 "out, and so flatters it."
             )
     return [one for one in sentences if one]
+
+
+def differs(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which differences are told from nothing: by their interval and, where there is one, by their p.
+
+    >>> bool(differs(pd.DataFrame([{"difference_low": 1.0, "difference_high": 2.0, "p_holm": 0.5}]))[0])
+    False
+    """
+    away = (rows["difference_low"] > 0) | (rows["difference_high"] < 0)
+    return away & (rows["p_holm"].isna() | (rows["p_holm"] < SURE))
 
 
 def bounded(value: float, low: float, high: float) -> str:
@@ -77,7 +87,7 @@ def _moved(name: str, row: pd.Series[Any]) -> str:
     move = bounded(difference, row["difference_low"], row["difference_high"])
     if math.isnan(row["difference_low"]):
         return f"It moves {name} by {move}, to {number(value)}; of one there is no interval."
-    if row["difference_low"] > 0 or row["difference_high"] < 0:
+    if differs(row.to_frame().T).iloc[0]:
         return f"It moves {name} by {move}, to {number(value)}."
     return f"A change of {name} cannot be told from none ({move})."
 

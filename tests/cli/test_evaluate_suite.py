@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -112,6 +113,44 @@ def test_wrong_command_lines_are_told_in_one_line_and_write_nothing(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert not list(Path("x").glob("*.*"))
+
+
+def test_without_requests_the_edits_own_are_scored(
+    model: HookedTransformer, requests: Path, tmp_path: Path, mechstyle_run: Run
+) -> None:
+    one = edit_cache(model, REQUESTS[:2]).save(tmp_path / "one.safetensors")
+    other = edit_cache(model, REQUESTS).save(tmp_path / "other.safetensors")
+    code, *_ = mechstyle_run("evaluate", "--edits", one, "--out", tmp_path / "out")
+    assert code == 0
+    table = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert set(table["prompt"]) == {request.fact.prompt for request in REQUESTS[:2]}
+    assert table.loc[table["edit"] == "one", "success"].all()
+    words = ["evaluate", "--edits", one, "--edits", other, "--out", tmp_path / "both"]
+    code, _, err = mechstyle_run(*words)
+    assert code == 2
+    assert "--edits other: made for other requests than one; give --requests FILE" in err
+    silent = random_edit(model, 1).save(tmp_path / "silent.safetensors")
+    code, _, err = mechstyle_run("evaluate", "--edits", silent, "--out", tmp_path / "none")
+    assert code == 2
+    assert "--edits silent: does not say what it was made for" in err
+
+
+def test_a_folder_is_read_by_numbers_and_may_be_called_as_a_suite(
+    model: HookedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechstyle_run: Run
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("each").mkdir()
+    many = [
+        replace(REQUESTS[0], new_target=f" {word}") for word in "piano guitar French Italy London".split()
+    ]
+    for place, request in zip((1, 2, 3, 10, 20), many, strict=True):
+        edit_cache(model, request).save(Path("each") / f"e{place}.safetensors")
+    for _ in range(2):  # the second time the folder called as the suite is there
+        code, *_ = mechstyle_run("evaluate", "--suite", "scores", "--edits", "each", "--out", "scores")
+        assert code == 0
+    table = pd.read_csv(Path("scores") / "scores.csv").query("edit == 'each'")
+    assert table["target_new"].tolist() == [request.new_target for request in many]
+    assert table["success"].all()
 
 
 def test_a_folder_without_edits_is_refused(tmp_path: Path, requests: Path, mechstyle_run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mechstyle.evaluation.suite import run_suite
 from mechstyle.evaluation.suite_result import SuiteResult
 from mechstyle.evaluation.suite_tables import UNEDITED
 from mechstyle.evaluation.text_perplexity import HeldOutPerplexity
+from mechstyle.facts import Fact
 from mechstyle.models import active_base, fingerprint
 from tests.evaluation.measures import CASES, MILES, NAME, PARIS, random_edit, unigram, unigram_edit
 
@@ -155,10 +156,6 @@ def test_a_perfect_edit_scores_one_and_loses_nothing(tiny_model: HookedTransform
 
 
 def paraphrase() -> Any:
-    from dataclasses import replace
-
-    from mechstyle.facts import Fact
-
     fact = Fact("The instrument of {} is the", "Miles Davis", " trumpet", "plays")
     return replace(MILES, fact=fact, paraphrases=(), neighborhood=())
 
@@ -364,8 +361,11 @@ def test_results_are_strict_json_and_tables(tiny_model: HookedTransformer, tmp_p
         ({"measures": [RequestScores()] * 2}, InputError, "two are named 'scores'"),
         ({"edits": [1]}, InputError, "edits: expected edits by name"),
         ({"edits": {UNEDITED: None}}, InputError, "expected names other than 'unedited'"),
-        ({"edits": {"e": 3}}, InputError, "edits: expected an EditSet"),
+        ({"edits": {"e": 3}}, InputError, r"edits\['e'\]: expected an EditSet"),
         ({"edits": {"e": []}}, InputError, "expected one for each of the 2 requests"),
+        ({"measures": [RequestScores]}, InputError, r"measures\[0\]: .* make one of the class"),
+        ({"measures": [Counting([], name="summary")]}, InputError, "its name becomes that of a file"),
+        ({"measures": [Counting([], name="../x")]}, InputError, "its name becomes that of a file"),
         ({"cases": []}, InputError, "requests: expected at least one"),
         ({"at_once": 0}, RangeError, "at_once"),
         ({"batch_size": 0}, RangeError, "batch_size"),
@@ -380,6 +380,34 @@ def test_wrong_arguments_are_told_before_anything_is_run(
     with pytest.raises(error, match=message):
         run_suite(tiny_model, given.pop("cases"), given.pop("measures"), **given)
     assert asked == []
+
+
+def test_edits_of_other_requests_are_refused_by_suites_and_by_evaluate(tiny_model: HookedTransformer) -> None:
+    """Else a wrong order would give efficacy 0 without a word."""
+    own = [
+        replace(random_edit(tiny_model, seed), requests=(case.request,)) for seed, case in enumerate(CASES)
+    ]
+    run_suite(tiny_model, CASES, [RequestScores()], edits={"own": own})
+    message = r"\[0\]: made for 'Paris is the capital of' -> ' Italy', but requests\[0\] is 'Miles Davis"
+    with pytest.raises(InputError, match=r"edits\['own'\]" + message):
+        run_suite(tiny_model, CASES, [RequestScores()], edits={"own": own[::-1]})
+    with pytest.raises(InputError, match="edits" + message):
+        evaluate(tiny_model, [MILES, PARIS], edits=own[::-1])
+
+
+def test_rows_that_say_too_little_are_refused_at_once(tiny_model: HookedTransformer) -> None:
+    class Mute(Counting):
+        def prepare(self, *rest: Any) -> Reader:
+            return lambda edit, chosen: [{"one": 1.0}]
+
+    class Tensors(Counting):
+        def prepare(self, *rest: Any) -> Reader:
+            return lambda edit, chosen: [{"one": torch.ones(1), "item": "x", "request": 0}]
+
+    with pytest.raises(InputError, match="counting: its rows lack item, request"):
+        run_suite(tiny_model, CASES, [Mute([])])
+    with pytest.raises(InputError, match="counting: expected a plain value in the column 'one', got Tensor"):
+        run_suite(tiny_model, CASES, [Tensors([])])
 
 
 def test_an_edit_of_another_model_is_refused(tiny_model: HookedTransformer) -> None:

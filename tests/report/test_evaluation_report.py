@@ -17,7 +17,7 @@ from mechstyle.evaluation.suite_result import SuiteResult
 from mechstyle.evaluation.text_perplexity import HeldOutPerplexity
 from mechstyle.facts import EditRequest
 from mechstyle.report.evaluation import write_evaluation_report
-from mechstyle.report.evaluation_findings import _moved, bounded, evaluation_findings
+from mechstyle.report.evaluation_findings import _moved, bounded, differs, evaluation_findings
 from tests.evaluation.measures import MILES, PARIS, random_edit, unigram, unigram_edit
 from tests.report.test_html import LOADING, Page
 
@@ -82,14 +82,18 @@ def test_findings_say_what_moved_and_what_cannot_be_told(tiny_model: HookedTrans
     assert second.startswith("nothing: efficacy 0.000")
     assert "A change of perplexity cannot be told from none (0.000 [0.000, 0.000])" in second
     assert "no edit can be told from good" in apart  # two requests are too few, whatever they say
+    rows = compared[(compared["edit"] == "good") & (compared["metric"] == "efficacy")]
+    assert rows["difference_low"].iloc[0] > 0
+    assert not differs(rows).iloc[0]  # p is 1/2
 
 
 def test_a_destroyed_measure_is_called_destroyed_and_one_without_interval_is_said() -> None:
-    def sentence(value: float, difference: float, low: float, high: float) -> str:
-        row = {"value": value, "difference": difference, "difference_low": low, "difference_high": high}
-        return _moved("perplexity", pd.Series(row))
-
     nan, inf = float("nan"), float("inf")
+
+    def sentence(value: float, difference: float, low: float, high: float) -> str:
+        bounds = {"difference_low": low, "difference_high": high, "p_holm": nan}
+        return _moved("perplexity", pd.Series({"value": value, "difference": difference, **bounds}))
+
     assert sentence(inf, inf, nan, nan).startswith("It destroys perplexity")
     assert (
         sentence(9.0, 4.0, nan, nan) == "It moves perplexity by 4.000, to 9.000; of one there is no interval."
