@@ -1,4 +1,4 @@
-"""Hooks that never fire: TransformerLens passes over some in silence, so a run's hooks can be counted."""
+"""Hooks of a run, of which TransformerLens passes over some in silence, and hooks that the model carries."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 from mechstyle.errors import InputError
 
 if TYPE_CHECKING:
+    from mechstyle.models import HookedModel
     from mechstyle.runs import Hook
 
-__all__ = ["counted"]
+__all__ = ["counted", "hooks_by_place"]
 
 SWITCHES: Final = MappingProxyType(
     {
@@ -24,6 +25,8 @@ SWITCHES: Final = MappingProxyType(
     }
 )
 """Ends of hook names -> the model's method that switches these hooks on; they are off by default."""
+BY_BACKENDS: Final = ("transformers.", "transformer_lens.model_bridge.")
+"""Where a bridge has the hooks from that it puts on itself on its first run."""
 
 
 def counted(hooks: Sequence[Hook]) -> tuple[list[Hook], Callable[[], None]]:
@@ -66,3 +69,24 @@ def _remedy(name: str) -> str:
         if name.endswith(end):
             return f"switch it on: model.{switch}(True)"
     return "the model has no such hook, or did not run that far; model.hook_dict lists the hooks"
+
+
+def hooks_by_place(model: HookedModel) -> dict[str, list[Any]]:
+    """The hooks that somebody has put on the model, by the name of their place; not those of backends.
+
+    Example:
+        >>> list(hooks_by_place(model))  # doctest: +SKIP
+        ['blocks.1.hook_mlp_out']
+    """
+    modules: Any = model
+    found: dict[str, list[Any]] = {}
+    for name, part in modules.named_modules():
+        kinds = (part._forward_pre_hooks, part._forward_hooks, part._backward_pre_hooks, part._backward_hooks)
+        here = [[hook for hook in hooks.values() if _of_somebody(hook)] for hooks in kinds]
+        if any(here):
+            found[name] = here
+    return found
+
+
+def _of_somebody(hook: object) -> bool:
+    return not str(getattr(hook, "__module__", "")).startswith(BY_BACKENDS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from mechstyle import __version__
 from mechstyle.bridge import bridge_config, bridge_weights, is_bridge
 from mechstyle.errors import ModelError
+from mechstyle.plain_json import Json
 
 __all__ = [
     "HookedModel",
@@ -30,8 +31,6 @@ __all__ = [
     "provenance",
     "require_hooked",
 ]
-
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 
 ACTIVE_BASE: Final = "mechstyle_active_base"
 """Attribute of a model: the weights that active edits cover."""

@@ -15,7 +15,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 LAYERS = {
     "errors": 1, "facts": 1, "files": 1, "cache": 1, "outputs": 1, "datasets": 1, "metrics": 1, "solve": 1,
     "null_space": 1, "spans": 1, "organisms": 1, "documents": 1, "records": 1, "plain_json": 1, "requests": 1,
-    "cases": 1, "beliefs": 1, "rewordings": 1,
+    "cases": 1, "beliefs": 1, "rewordings": 1, "described": 1,
     "case_files": 1, "taxi": 1, "schemas": 1, "true_false": 1, "out_of_scope": 1,
     "models": 2, "hf_source": 2, "hf_convert": 2, "hf_files": 2, "hf_layouts": 2, "hf_configs": 2,
     "hf_new_configs": 2, "hf_tables": 2, "hf_parity": 2, "hf_memory": 2, "identity": 2,

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from mechstyle import __version__
+from mechstyle.described import described
 from mechstyle.errors import FileError, InputError
 from mechstyle.facts import Fact
 from mechstyle.files import atomic_write
+from mechstyle.hooks import hooks_by_place
 from mechstyle.models import HookedModel, edited_weights, fingerprint
-from mechstyle.tracing.described import described, hooks_by_place
 
 __all__ = ["Line", "Manifest", "options_of", "settings_of"]
 

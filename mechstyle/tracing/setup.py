@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mechstyle.errors import InputError, RangeError, TextError
 from mechstyle.facts import Fact
+from mechstyle.hooks import hooks_by_place
 from mechstyle.models import HookedModel, edited_weights, require_hooked
 from mechstyle.tokens import EncodedPrompt, encode, encode_fact
 from mechstyle.tracing.answer import Metric, Question
 from mechstyle.tracing.corrupted import Corrupted, Corruption
 from mechstyle.tracing.corruption import GaussianNoise
-from mechstyle.tracing.described import hooks_by_place
 from mechstyle.tracing.sides import Side
 from mechstyle.tracing.targets import Answer, Asked, Target
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,20 @@ def test_the_same_seed_learns_the_same_judge(judge: ClassifierJudge) -> None:
     again = ClassifierJudge.fit(TEXTS, LABELS, seed=0, name="translations")
     assert np.array_equal(again.weights, judge.weights)
     assert again.settings() == judge.settings()
+
+
+def test_judges_that_learned_something_else_are_told_apart() -> None:
+    texts, labels = TEXTS[:20] + TEXTS[-20:], ["a", "b"] * 20
+    first, swapped = (ClassifierJudge.fit(texts, some, seed=0) for some in (labels, ["b", "a"] * 20))
+    assert first.settings()["fitted_on"] == swapped.settings()["fitted_on"]
+    assert first.settings()["learned"] != swapped.settings()["learned"]
+    for changed in (
+        {"labels": ("a", "c")},
+        {"bias": first.bias + 1e-9},
+        {"ngrams": tuple(replace(one, idf=one.idf * 2) for one in first.ngrams)},
+    ):
+        assert replace(first, **changed).settings()["learned"] != first.settings()["learned"]
+    assert replace(first, name="same").settings()["learned"] == first.settings()["learned"]
 
 
 def test_a_text_without_a_known_word_or_letter_is_unjudged(judge: ClassifierJudge) -> None:

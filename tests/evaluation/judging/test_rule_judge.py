@@ -143,7 +143,36 @@ def test_detectors_are_measured_as_any_judge() -> None:
     measured = MANNERS.measured_on(["HEY", "thou", "so", "THAT"], ["loud", "old", "plain", "plain"])
     assert measured.accuracy is not None
     assert measured.accuracy.share.value == 0.75
-    assert measured.settings()["detectors"] == {"loud": "shouting", "old": r"\b(thou|hath)\b"}
+    told = measured.settings()["detectors"]
+    assert told["loud"].startswith(f"{__name__}.shouting (code ")
+    assert told["old"] == r"\b(thou|hath)\b"
+
+
+def always(strength: float) -> RuleJudge:
+    def detector(text: str) -> float:
+        return strength
+
+    return RuleJudge("always", {"yes": detector}, otherwise="no")
+
+
+def test_detectors_of_one_name_that_say_something_else_are_told_apart() -> None:
+    assert always(1.0).settings() == always(1.0).settings()
+    assert always(1.0).settings() != always(0.0).settings()
+    first, other = (RuleJudge("old", {"old": words}) for words in ("thou", "hath"))
+    assert first.settings() != other.settings()
+
+
+def test_a_detector_whose_content_nobody_can_see_is_refused_at_once() -> None:
+    unseen = iter([1.0])
+
+    def detector(text: str) -> float:
+        return next(unseen)
+
+    with pytest.raises(
+        InputError,
+        match=r"detectors\['a'\]: a judge is kept apart .* cannot be told here: .*list_iter.*named function",
+    ):
+        RuleJudge("unseen", {"a": detector})
 
 
 def test_detectors_that_do_not_fit_are_refused() -> None:
