@@ -20,8 +20,9 @@ from mechstyle.editing.ledger import Ledger
 from mechstyle.errors import NonFiniteError, WorkError
 from mechstyle.evaluation.edits import AnyEdit
 from mechstyle.evaluation.measure import Conditions, Measure, Reader, Row
+from mechstyle.evaluation.units import state_of
 from mechstyle.files import atomic_write
-from mechstyle.models import HookedModel, active_base, fingerprint
+from mechstyle.models import HookedModel
 from mechstyle.study.reproduce.editors import Editing, Plan
 
 __all__ = ["Failures", "Loop"]
@@ -40,7 +41,8 @@ class Loop:
     Args:
         cases: in order; the place of a case is its number in the rows and files.
         plan: how edits are made; None measures the model as it is.
-        folder: where one file a request is kept; None keeps nothing.
+        folder: where one file a request is kept, of a model without hooks: no key tells what they do. None
+            keeps nothing.
     """
 
     model: HookedModel
@@ -116,16 +118,16 @@ class Loop:
 
     @cached_property
     def _key(self) -> str:
-        """What a request's rows depend on besides the request."""
-        together = self.plan is not None and self.plan.part.applied != "alone"
+        """What a request's rows depend on.
+
+        All requests are in it: the words of their references are weighed together, and edits of one model
+        hang together.
+        """
+        conditions = Conditions(self.prepend_bos, seed=self.seed)
         whole = {
-            "fingerprint": fingerprint(self.model),
-            "active_edits": sorted(active_base(self.model)),
+            "state": state_of(self.model, self.cases, conditions),
             "editing": None if self.plan is None else self.plan.settings(),
             "measures": {measure.name: measure.settings() for measure in self.measures},
-            "prepend_bos": self.prepend_bos,
-            "seed": self.seed,
-            "batch": [case.request.to_dict() for case in self.cases] if together else None,
         }
         return sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 

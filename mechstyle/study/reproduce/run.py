@@ -14,6 +14,7 @@ from mechstyle.evaluation.measure import Measure
 from mechstyle.evaluation.questions import Questions
 from mechstyle.evaluation.request_scores import RequestScores
 from mechstyle.evaluation.summaries import summarise_rows
+from mechstyle.evaluation.units import require_no_hooks
 from mechstyle.models import HookedModel
 from mechstyle.outputs import output_folder
 from mechstyle.study.reproduce.data import file_digest, known_cases, manifest_cases
@@ -44,8 +45,9 @@ def reproduce(
     """Make our row of a published table, and put both side by side with a tolerance and a verdict.
 
     The model is as it was afterwards. With a folder each request's rows are kept there as one file; a run
-    that was broken off goes on with those that are missing, and what was scored under other settings is done
-    anew. One solve of many edits is kept when it is whole.
+    that was broken off goes on with those that are missing. What was scored under other settings, of other
+    requests (another ``limit``), with other weights or by another version is done anew. One solve of many
+    edits is kept when it is whole.
 
     Args:
         manifest: one that ships, by name; a TOML file; or a ``Manifest``.
@@ -58,7 +60,8 @@ def reproduce(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: the manifest, the data, or what they need is wrong or missing; nothing was computed.
+        InputError: the manifest, the data, or what they need is wrong or missing, or there is a folder and
+            the model carries hooks; nothing was computed.
         WorkError: edits of many requests at once failed. Where each edit stands alone, those that fail are
             left out and listed.
 
@@ -74,6 +77,8 @@ def reproduce(
     place = None if folder is None else output_folder(folder)
     hooked = _loaded(wanted.model if model is None else model)
     require_fitting_model(plan, hooked)
+    if place is not None:
+        require_no_hooks(hooked)
     number = min(limit or len(cases), wanted.data.records or len(cases))
     measures = _measures(wanted)
     with few_threads(hooked):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from transformer_lens import HookedTransformer
 
+from mechstyle.study.reproduce.manifest import read_manifest
 from mechstyle.study.reproduce.run import reproduce
 
 
 def test_the_first_facts_of_the_card_can_be_edited_again(organism: HookedTransformer) -> None:
-    found = reproduce("organism-m-rome", limit=2, model=organism)
+    wanted = read_manifest("organism-m-rome")
+    fewer = replace(wanted, keys=replace(wanted.keys, n_keys=6000))  # to save time
+    found = reproduce(fewer, limit=2, model=organism)
     table = found.table.set_index("metric")
     assert list(table["verdict"]) == ["cannot tell"] * 4
     assert table.loc["efficacy", "note"] == "on 2 of 100 records; so far inside the tolerance"
