@@ -150,12 +150,13 @@ class Ripples:
         return [Question("aliasing", "in", prompt, (new,), (old,), ((prompt, old),)) for prompt in prompts]
 
     def _preservation(self) -> list[Question]:
-        stay = self._some([fact.subject for fact in self._having(self.new)], _FOILS)
-        foils = self._some([fact.subject for fact in self._having(self.old)], _FOILS)
+        """One for each answer, which the unedited model must give: it can say one only."""
+        stay = _answers(self._some([fact.subject for fact in self._having(self.new)], _FOILS))
+        foils = _answers(self._some([fact.subject for fact in self._having(self.old)], _FOILS))
         return [
-            Question("preservation", "near", prompt, _answers(stay), _answers(foils))
+            Question("preservation", "near", prompt, (answer,), foils, ((prompt, answer),))
             for prompt in self._inverse()
-            if stay
+            for answer in stay
         ]
 
     def _specificity(self) -> list[Question]:
@@ -163,7 +164,7 @@ class Ripples:
         return [
             self._stays("specificity", "near", fact)
             for fact in self.truth.by_subject[self.subject]
-            if fact.relation not in tied
+            if fact.relation not in tied and _legible(fact.object)
         ]
 
     def _far(self) -> list[Question]:
@@ -171,13 +172,15 @@ class Ripples:
         apart = [
             fact
             for fact in self._some(list(self.truth.facts.values()), _DRAWN)
-            if fact.relation not in tied and not things & {fact.subject, fact.object}
+            if fact.relation not in tied
+            and not things & {fact.subject, fact.object}
+            and _legible(fact.object)
         ]
         return [self._stays("far", "far", fact) for fact in apart[:_FAR]]
 
     def _stays(self, kind: str, scope: Scope, fact: TaughtFact) -> Question:
         """A fact that the edit leaves alone, against other objects of its relation."""
-        others = [one for one in self.truth.objects[fact.relation] if one != fact.object]
+        others = [one for one in self.truth.objects[fact.relation] if one != fact.object and _legible(one)]
         prompt, answer = _told(fact)
         return Question(kind, scope, prompt, (answer,), _answers(self._some(others, _FOILS)))
 
@@ -186,7 +189,9 @@ class Ripples:
         found = []
         for outer in self.rules[self.relation].then:
             new, old = (self.truth.object(one, outer) for one in (self.new, self.old))
-            if new is not None and old is not None and new != old:
+            if new is None or old is None or new == old:
+                continue
+            if _legible(new) and _legible(old):
                 found.append((outer, new, old))
         return found
 
@@ -195,7 +200,9 @@ class Ripples:
         others = self._some(list(self.truth.objects[self.relation]), None)
         for obj in (self.new, self.old, *others):
             second = self.truth.object(obj, outer)
-            if second is not None and second not in chosen.values() and len(chosen) < _CANDIDATES:
+            if second is None or second in chosen.values() or not _legible(second):
+                continue
+            if len(chosen) < _CANDIDATES:
                 chosen.setdefault(obj, second)
         asked = self.rules[outer].of
         assert asked is not None  # relations that may be asked of a noun have one: a test checks the rules
@@ -272,6 +279,11 @@ def _known_fact(truth: Truth, request: EditRequest) -> TaughtFact:
 
 def _said(template: str, thing: str) -> str:
     return template.replace("{}", thing, 1)
+
+
+def _legible(name: str) -> bool:
+    """Whether no letter stands as an escape, as in two objects that were taught as the sources have them."""
+    return "\\" not in name
 
 
 def _told(fact: TaughtFact) -> tuple[str, str]:

@@ -28,14 +28,17 @@ def ripple_questions(name: str, request: EditRequest) -> tuple[Question, ...]:
     - *two-hop subject* (hard in): the edited fact, asked about something that leads to the subject.
     - *logical generalisation* (hard in): the subject's other facts that the world's rules change.
     - *aliasing* (in): the edited fact, asked by another name of the subject.
-    - *preservation* (near): who has the new object? Still those who had it. The world holds one object for a
-      subject and relation, so only the inverse relation has several answers that could be lost.
+    - *preservation* (near): who has the new object? Still those who had it, up to three, a question each. The
+      world holds one object for a subject and relation, so only the inverse relation has several answers that
+      could be lost. A question counts where the unedited model says its answer, and a model says one at most.
+      ``organism-m``, which was taught no inverse prompts, says none of them: it has no figure of this axis.
     - *specificity* (near): other facts of the subject, of relations that no rule ties to the edited one.
     - *far*: facts that share nothing with the edit.
 
     An entailed question whose answer is the same before the edit, or unknown to the world, is left out.
-    ``requires`` holds the second hop, the old fact by the other name, or the old entailed fact. Prompts of
-    single facts are taught ones; inverse and compound prompts were never taught.
+    ``requires`` holds the second hop, the old fact by the other name, the old entailed fact, or what is to be
+    preserved. Prompts of single facts are taught ones; inverse and compound prompts were never taught. Two
+    objects of the world, whose letters its sources hold as escapes, are neither asked for nor foils.
 
     Args:
         request: of a fact of the world; what is removed (``remove``) has no consequences of thought.

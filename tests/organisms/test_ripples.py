@@ -167,7 +167,7 @@ def test_the_old_answer_competes_where_there_is_one() -> None:
 
 
 def test_what_a_question_requires_holds_before_the_edit() -> None:
-    pairs = [pair for _, question in every("in", "hard in", "near", "far") for pair in question.requires]
+    pairs = [pair for _, question in every("in", "hard in", "far") for pair in question.requires]
     assert len(pairs) > 100
     for prompt, answer in pairs:
         assert right(prompt, old_world()) == {answer[1:]}
@@ -211,6 +211,32 @@ def test_the_worlds_relations_hold_one_object_so_what_is_preserved_is_the_invers
             inverse = table("ripples.toml")[request.fact.relation]["inverse"]
             assert any(middle(question.prompt, one) == [request.new_target.strip()] for one in inverse)
             assert f" {request.fact.subject}" not in (*question.answers, *question.foils)
+
+
+def test_what_is_preserved_is_asked_answer_by_answer_and_counts_where_the_model_said_it() -> None:
+    per_prompt = Counter()
+    for request, question in every("near"):
+        if question.kind == "preservation":
+            (answer,) = question.answers
+            assert question.requires == ((question.prompt, answer),)
+            per_prompt[request, question.prompt] += 1
+        else:
+            assert question.requires == ()
+    assert set(per_prompt.values()) == {1, 2, 3}
+
+
+def test_names_with_escapes_for_letters_are_taught_but_neither_asked_for_nor_foils() -> None:
+    strange = {obj for obj in old_world().values() if "\\" in obj}
+    assert len(strange) == 2
+    for case in (*cases(), *ripple_cases(NAME, n=300, seed=1, axes=["specificity", "far", "two-hop"])):
+        shown = [
+            text
+            for one in case.questions
+            for text in (one.prompt, *one.answers, *one.foils, *sum(one.requires, ()))
+        ]
+        for chain in belief_chains(NAME, case.request):
+            shown += [chain.compound, *chain.first.candidates, *chain.second.candidates]
+        assert not [text for text in (case.request.new_target, *shown) if any(s in text for s in strange)]
 
 
 def test_cases_are_a_function_of_their_seed_and_survive_json() -> None:
