@@ -119,10 +119,10 @@ def test_synonyms_leave_the_subject_alone_even_if_it_is_in_the_table(phrase: str
 
 
 def test_a_synonym_replaces_one_phrase_and_keeps_its_capital() -> None:
-    assert set(texts(reword("Prices there are high", kinds=["synonym"], n=9))) == {"Costs there are high"}
-    assert set(texts(reword("The maker of it is", kinds=["synonym"], n=9))) == {
-        "The manufacturer of it is",
-        "The producer of it is",
+    assert set(texts(reword("Astronomers find it in", kinds=["synonym"], n=9))) == {"Stargazers find it in"}
+    assert set(texts(reword("The headquarters of it are", kinds=["synonym"], n=9))) == {
+        "The main offices of it are",
+        "The central offices of it are",
     }
     assert reword("A wholly unknown sentence", kinds=["synonym"]) == ()
     assert reword("The toymaker of it", kinds=["synonym"]) == ()
@@ -138,6 +138,20 @@ def test_a_phrase_of_the_table_stands_in_one_group_only() -> None:
     assert len(phrases) == len(set(phrases))
     assert all(one == one.strip().lower() for one in phrases)
     assert all(len(group) > 1 for group in TABLE["synonyms"])
+
+
+def test_words_that_fit_some_sentences_only_are_left_alone_in_others() -> None:
+    for prompt in (
+        "The official post of state is in",
+        "The trade of silk began in",
+        "He speaks and she spoke of",
+        "The film producer of it is",
+        "It is in the state of",
+        "It is in the city of",
+        "It is on the land mass of",
+        "The Apple watch belongs to",
+    ):
+        assert reword(prompt, kinds=["synonym"]) == (), prompt
 
 
 def test_a_frame_leaves_the_prompts_end_as_it_is() -> None:
