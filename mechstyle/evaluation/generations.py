@@ -44,8 +44,10 @@ class Generations:
             the model's context is shorter.
         top_k: see ``sample``.
         temperature: see ``sample``.
-        past_end: write behind end-of-text tokens too, as is published, with a blank line in their place: all
-            texts are of one length then, without which fluency says little. False ends a text before one.
+        past_end: write behind end-of-text tokens too, as the published code does: all texts are of one length
+            then, without which fluency says little. False ends a text before one. The token itself becomes
+            a blank line here, and the rest of a text stays as it is written; the published code deletes the
+            token, makes a space of each blank line, and brings letters into the form NFKD.
         space: for consistency; None is fitted on the references of all cases, each different one a document.
             Cosines of two spaces cannot be compared: fix one where the cases differ.
 
