@@ -108,13 +108,24 @@ class Loop:
             )
             chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
             for chunk in self._shown(chunks, "requests"):
-                tables = _read(readers, None, chunk)
+                yield from self._together(readers, chunk)
+
+    def _together(
+        self, readers: dict[str, Reader], chunk: Sequence[int]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Several requests of one model; where there are no finite numbers, one after the other."""
+        try:
+            tables = _read(readers, None, chunk)
+        except NonFiniteError as error:
+            if len(chunk) == 1:
+                yield chunk[0], {"tables": {}, "failed": str(error)}
+            else:
                 for index in chunk:
-                    own = {
-                        name: [row for row in rows if row["request"] == index]
-                        for name, rows in tables.items()
-                    }
-                    yield index, {"tables": own, "failed": None}
+                    yield from self._together(readers, [index])
+            return
+        for index in chunk:
+            own = {name: [row for row in rows if row["request"] == index] for name, rows in tables.items()}
+            yield index, {"tables": own, "failed": None}
 
     @cached_property
     def _key(self) -> str:

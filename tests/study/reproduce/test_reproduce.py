@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from mechstyle.datasets import read_counterfact
 from mechstyle.editing.finetune import finetune
 from mechstyle.editing.finetune_options import FinetuneOptions
 from mechstyle.editing.ledger import Ledger
-from mechstyle.errors import InputError, ModelError, RangeError, WorkError
+from mechstyle.errors import InputError, ModelError, NonFiniteError, RangeError, WorkError
 from mechstyle.evaluation.scores import evaluate
 from mechstyle.models import fingerprint
 from mechstyle.study.reproduce import loop
@@ -203,3 +204,20 @@ def test_the_result_says_where_it_is_from(
     assert [line["metric"] for line in result["table"]][:2] == ["score", "efficacy"]
     assert result["table"][0]["low"] is None, "one request has no interval"
     assert len(pd.read_csv(tmp_path / "table.csv")) == 6
+
+
+def test_a_request_without_finite_numbers_does_not_stop_edits_of_one_model(
+    roomy: HookedTransformer, manifest: MakeManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop._read
+
+    def failing(readers: object, edit: object, indices: Sequence[int]) -> object:
+        if 1 in indices:
+            raise NonFiniteError("the logits are nan")
+        return real(readers, edit, indices)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "_read", failing)
+    wanted = manifest(f'{TUNED}applied = "together"\n', table="rome-zsre")
+    found = reproduce(wanted, model=roomy, data=COUNTERFACT, limit=3)
+    assert (found.measured, dict(found.failures)) == (2, {1: "the logits are nan"})
+    assert set(found.tables["scores"]["request"]) == {0, 2}
