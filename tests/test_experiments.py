@@ -188,6 +188,26 @@ def test_the_smoke_run_of_gradients_shares_them_among_all_layers(tmp_path: Path)
         assert sum(row[name] for row in shares) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
+def test_the_smoke_run_of_what_did_the_edit_do_asks_the_same_of_every_editor(tmp_path: Path) -> None:
+    _smoke_run("09_what_did_the_edit_do", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    named = {one["name"]: one.get("only") for one in results["config"]["editor"]}
+    for which, n in results["config"]["n"].items():
+        rows = results[which]["efficacy"]
+        assert [row["edit"] for row in rows] == [
+            name for name, only in named.items() if only in (None, which)
+        ]
+        assert {row["n"] for row in rows} == {n}
+        assert (tmp_path / "out" / f"{which}.html").is_file()
+    known = results["specificity"]["specificity_exact"]
+    assert {row["reference"] for row in known} == {1.0}  # what the model does not know is not counted
+    exact = {row["edit"]: row for row in known}["edit cache, exact"]
+    assert exact["difference"] == [0.0, 0.0, 0.0]  # a cache of one prompt knows no other
+    asked = {row["right"] + row["the new object"] + row["something else"] for row in results["written"]}
+    assert len(asked) == 1
+
+
 def test_a_part_that_is_finished_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     shared = importlib.import_module("on_organism")
