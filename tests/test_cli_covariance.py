@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -85,9 +86,11 @@ def test_condition_and_ridge_of_each_layer_are_said_and_stored(
     moments = Covariance.load(tmp_path / "c.safetensors")
     for layer in moments:
         number, jitter = moments.condition_number(layer), moments.jitter(layer)
-        assert said["condition_numbers"][str(layer)] == pytest.approx(number)
+        # The processor's rounding decides whether the least eigenvalue is above 0; JSON has no infinity.
+        told = None if math.isinf(number) else number
+        assert said["condition_numbers"][str(layer)] == (None if told is None else pytest.approx(number))
         assert said["jitters"][str(layer)] == jitter
-        assert moments.provenance["condition"][str(layer)] == {"condition_number": number, "jitter": jitter}
+        assert moments.provenance["condition"][str(layer)] == {"condition_number": told, "jitter": jitter}
     settings = moments.provenance["settings"]
     assert (said["count"], said["n_texts"]) == (1200, settings["n_texts"])
     assert said["text_sha256"] == settings["text_sha256"]
@@ -101,7 +104,8 @@ def test_condition_and_ridge_of_each_layer_are_said_and_stored(
 @pytest.mark.filterwarnings("default::mechstyle.editing.covariance.CovarianceWarning")
 def test_the_ridge_that_a_singular_moment_needs_is_said(words: list[str], capsys: Capture) -> None:
     said = spoken([*words, "--n-keys", "60"], capsys)
-    assert all(0 < jitter < 1e-6 for jitter in said["jitters"].values())
+    # Jitters grow tenfold until one works; which one that is depends on the processor's rounding.
+    assert all(0 < jitter < 1e-5 for jitter in said["jitters"].values())
     assert run([*words, "--n-keys", "60"]) == 0
     heard = capsys.readouterr()
     assert "inverted with a ridge of " in heard.out

@@ -225,7 +225,7 @@ def _first_block(model: Any, call: Callable[..., Any], **last: int) -> object:
 
 
 def _evaluate(model: Any, edits: bool) -> object:
-    given = [_edit(model), _edit(model, 0.25)] if edits else None
+    given = [_edit(model), replace(_edit(model, 0.25), requests=(OTHER,))] if edits else None
     return evaluate(model, [REQUEST, OTHER], edits=given, generate=True, perplexity_texts=TEXTS)
 
 

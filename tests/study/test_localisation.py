@@ -69,7 +69,8 @@ def test_the_frame_has_every_fact_at_every_layer_with_its_score_and_effects(
         if row.layer < 2:
             edit = rome(knowing, request, layer=row.layer, covariance=_moments(knowing), **options)
         if edit is None:
-            assert (row.success, row.p_after) == (0.0, row.p_before)
+            # The same model, but in another batch: equal up to rounding.
+            assert (row.success, row.p_after) == pytest.approx((0.0, row.p_before), rel=1e-5, abs=1e-8)
         else:
             with edit.applied(knowing):
                 p_after = float(evaluate(knowing, [request]).frame["p_new"].iloc[0])
