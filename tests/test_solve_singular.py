@@ -47,7 +47,7 @@ def test_keys_are_written_at_the_least_disturbance_however_singular_the_moment(r
     assert update.jitter > 0.0 or rank == D_IN - 1  # one direction may hide in the rounding
     assert update.gram_jitter == 0.0
     found, best = update.dense(), least_disturbing(keys, residual, covariance)
-    # A moment of rank 47 that rounding fills up is the hardest; how well it is solved depends on the processor.
+    # Rank 47 is the hardest, as rounding fills it up: how well it is solved depends on the processor.
     assert float((keys @ found - residual).norm() / residual.norm()) <= 2e-6
     scale = float(covariance.diagonal().mean()) * float(residual.square().sum())
     assert disturbance(found, covariance) <= (1 + 1e-3) * disturbance(best, covariance) + 1e-6 * scale

@@ -80,6 +80,30 @@ CASES: dict[str, tuple[list[str], Any]] = {
 }
 
 
+def same_changes(found: Any, wanted: Any) -> None:
+    """Equal to the bit, or up to what the processor rounds otherwise from one solve to the next."""
+    if found.id == wanted.id:
+        return
+    assert found.parameters == wanted.parameters != ()
+    for name in wanted.parameters:
+        change = wanted.delta(name)
+        assert float((found.delta(name) - change).norm() / change.norm()) < 1e-6
+
+
+def same_numbers(found: Any, wanted: Any) -> None:
+    """The same JSON; numbers that were computed are equal up to rounding."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            same_numbers(found[key], value)
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            same_numbers(one, other)
+    else:
+        assert found == (pytest.approx(wanted, rel=1e-6) if isinstance(wanted, float) else wanted)
+
+
 @pytest.mark.parametrize("method", CASES)
 def test_each_method_writes_what_its_function_computes(
     method: str, model: HookedTransformer, requests: Path, moments: Path, tmp_path: Path, mechstyle_run: Run
@@ -95,9 +119,9 @@ def test_each_method_writes_what_its_function_computes(
     assert code == 0
     wanted = editor(model, REQUESTS[:1] if method == "rome" else REQUESTS)
     found = load_edit(out)
-    assert found.id == wanted.id
+    same_changes(found, wanted)
     assert found.requests == wanted.requests
-    assert found.provenance["settings"] == json.loads(json.dumps(wanted.provenance["settings"]))
+    same_numbers(found.provenance["settings"], json.loads(json.dumps(wanted.provenance["settings"])))
     summary = json.loads(said)
     assert summary["parameters"] == list(wanted.parameters)
     assert summary["out"] == str(out)
