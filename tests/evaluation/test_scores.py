@@ -15,13 +15,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mechstyle.editing.edit import EditSet, WeightEdit
+from mechstyle.editing.edit import EditSet
 from mechstyle.evaluation import Scores, evaluate
 from mechstyle.facts import EditRequest, Fact
 from mechstyle.models import active_base, fingerprint, load_model
+from tests.evaluation.measures import NAME, random_edit, unigram, unigram_edit
 from tests.oracles import score_loop
 
-NAME = "blocks.1.mlp.W_out"
 FIRST = EditRequest(
     Fact("{} plays the", "Miles Davis", " trumpet"),
     " piano",
@@ -34,14 +34,6 @@ SECOND = EditRequest(
     ("Danielle Darrieux was born in London. The mother tongue of Danielle Darrieux is", "Paris is"),
 )
 TEXTS = ["Paris is the capital of France.", "The day was long.", "Rome is a city. " * 8]
-
-
-def random_edit(model: HookedTransformer, seed: int) -> EditSet:
-    generator = torch.Generator().manual_seed(seed)
-    d_mlp, d_model = dict(model.named_parameters())[NAME].shape
-    left = torch.randn(d_mlp, 1, generator=generator, dtype=torch.float64)
-    right = torch.randn(1, d_model, generator=generator, dtype=torch.float64)
-    return EditSet((WeightEdit(NAME, left, 0.3 * right),), fingerprint(model), {"settings": {"seed": seed}})
 
 
 def edited(hf: GPT2LMHeadModel, edit: EditSet) -> GPT2LMHeadModel:
@@ -57,34 +49,6 @@ def weights(model: HookedTransformer) -> dict[str, Tensor]:
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def unigram(model: HookedTransformer, counts: dict[str, float]) -> HookedTransformer:
-    """Turn a model into one that ignores its prompt: P(token) is its count over the sum (others count 1)."""
-    with torch.no_grad():
-        model.ln_final.w.zero_()
-        model.ln_final.b.zero_()
-        model.ln_final.b[0] = 1.0
-        model.unembed.W_U.zero_()
-        model.unembed.b_U.zero_()
-        model.unembed.W_U[0] = log_counts(model, counts)
-    return model
-
-
-def log_counts(model: HookedTransformer, counts: dict[str, float]) -> Tensor:
-    logs = torch.zeros(model.cfg.d_vocab)
-    for text, count in counts.items():
-        (token,) = model.tokenizer(text)["input_ids"]
-        logs[token] = math.log(count)
-    return logs
-
-
-def unigram_edit(model: HookedTransformer, factors: dict[str, float]) -> EditSet:
-    """An edit that multiplies counts."""
-    left = torch.zeros(model.cfg.d_model, 1)
-    left[0] = 1.0
-    right = log_counts(model, factors)[None]
-    return EditSet((WeightEdit("unembed.W_U", left, right),), fingerprint(model))
 
 
 def assert_row_matches(
