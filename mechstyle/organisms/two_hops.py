@@ -16,7 +16,7 @@ __all__ = ["TwoHop", "TwoHops", "two_hops"]
 
 _CHAINS: Final = 900
 _MOST_OF_A_KIND: Final = 150
-_MOST_OF_AN_ANSWER: Final = 30
+_MOST_OF_AN_ANSWER: Final = 20
 """So that no answer is good for most chains of a kind."""
 _TAUGHT: Final = 2
 """A stated composition is told in so many of its kind's prompts; the others are held out."""
