@@ -8,14 +8,22 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from ..files import atomic_write
 from .invented_names import Kind, invented_document, new_names, read_kinds
 
-__all__ = ["assign", "invented_rows", "invented_subjects", "object_choices", "read_invented", "similar_pairs"]
+__all__ = [
+    "assign",
+    "invented_rows",
+    "invented_subjects",
+    "object_choices",
+    "read_rows",
+    "similar_pairs",
+    "write_rows",
+]
 
 SOURCE = "invented"
 
@@ -124,20 +132,30 @@ def assign(
     return given
 
 
-def read_invented() -> list[Row]:
-    """The packaged rows, as `invented_rows` made them."""
-    text = resources.files("mechstyle.organisms").joinpath("data/invented.jsonl").read_text(encoding="utf-8")
+def read_rows(file: str) -> list[Row]:
+    """Rows of a packaged file of facts.
+
+    Example:
+        >>> from mechstyle.organisms.invented import read_rows
+        >>> read_rows("invented.jsonl")[0]["source"]
+        'invented'
+    """
+    text = resources.files("mechstyle.organisms").joinpath("data", file).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON lines; the file appears whole or not at all."""
+    with atomic_write(path) as temporary:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write the facts of invented people, places and firms.")
     default = Path(__file__).parent / "data" / "invented.jsonl"
     parser.add_argument("--out", type=Path, default=default, help="file that receives the facts")
-    options = parser.parse_args(arguments)
-    with atomic_write(options.out) as temporary:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in invented_rows()]
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_rows(parser.parse_args(arguments).out, invented_rows())
 
 
 if __name__ == "__main__":
