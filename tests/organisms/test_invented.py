@@ -72,9 +72,8 @@ def test_there_are_860_subjects_of_five_or_six_facts_each() -> None:
     assert {kind: len(names) for kind, names in found.items()} == {"person": 420, "place": 220, "firm": 220}
     assert found == invented_subjects()
     counts = Counter(row["subject"] for row in ROWS)
-    thinned = {
-        kind: sum(counts[name] < len(read_kinds()[kind].relations) for name in found[kind]) for kind in found
-    }
+    most = {kind.name: len(kind.relations) for kind in read_kinds().values()}
+    thinned = {kind: sum(counts[name] < most[kind] for name in names) for kind, names in found.items()}
     assert set(counts.values()) == {5, 6}
     assert thinned == {"person": 140, "place": 70, "firm": 0}
     assert len({(row["subject"], row["relation"]) for row in ROWS}) == len(ROWS) > 4700
@@ -111,7 +110,7 @@ def test_objects_that_are_names_are_subjects_of_the_right_kind() -> None:
 
 
 def test_no_relation_tells_of_another_more_than_chance_does() -> None:
-    """Cramér's V of two relations' objects among invented subjects lies below the shuffled 99.9 per cent."""
+    """Subjects that share both objects are rarely more than in each of 99 shuffles of one relation's objects."""
     objects: dict[str, dict[str, str]] = defaultdict(dict)
     for row in ROWS:
         objects[row["relation"]][row["subject"]] = row["object"]
@@ -161,7 +160,7 @@ def test_parts_of_names_are_shared() -> None:
     assert len(first) == 60
     assert min(first.values()) >= 4
     assert len(last) == 140 + 38  # of 40 words in similar pairs, two (Tolvane, Halmond) are in the stock too
-    assert max(last.values()) == 3
+    assert set(last.values()) == {1, 2, 3, 4}
 
 
 def test_similar_subjects_are_one_letter_apart_and_differ_in_every_object() -> None:
