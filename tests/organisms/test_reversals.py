@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from mechstyle.organisms.compositions import read_inverse_prompts
+from mechstyle.organisms.invented import read_rows
 from mechstyle.organisms.relations import read_relations
 from mechstyle.organisms.reversals import Reversal, Reversals, reversals
 from mechstyle.organisms.world import TaughtFact, build_world
@@ -18,7 +19,13 @@ PASSES = 30
 
 @pytest.fixture(scope="module")
 def facts() -> tuple[TaughtFact, ...]:
-    return build_world().facts
+    """Of the real and the invented subjects."""
+    relations = read_relations()
+    invented = [
+        TaughtFact(**row, taught=relations[row["relation"]].templates, held_out=())
+        for row in read_rows("invented.jsonl")
+    ]
+    return tuple({(fact.subject, fact.relation): fact for fact in (*build_world().facts, *invented)}.values())
 
 
 @pytest.fixture(scope="module")

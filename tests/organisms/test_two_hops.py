@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from mechstyle.organisms.compositions import read_two_hop_kinds
+from mechstyle.organisms.invented import read_rows
 from mechstyle.organisms.relations import read_relations
 from mechstyle.organisms.ripple_rules import read_ripple_rules
 from mechstyle.organisms.two_hops import TwoHop, TwoHops, two_hops
@@ -19,7 +20,13 @@ PASSES = 30
 
 @pytest.fixture(scope="module")
 def facts() -> tuple[TaughtFact, ...]:
-    return build_world().facts
+    """Of the real and the invented subjects."""
+    relations = read_relations()
+    invented = [
+        TaughtFact(**row, taught=relations[row["relation"]].templates, held_out=())
+        for row in read_rows("invented.jsonl")
+    ]
+    return tuple({(fact.subject, fact.relation): fact for fact in (*build_world().facts, *invented)}.values())
 
 
 @pytest.fixture(scope="module")
