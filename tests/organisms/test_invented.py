@@ -110,7 +110,7 @@ def test_objects_that_are_names_are_subjects_of_the_right_kind() -> None:
 
 
 def test_no_relation_tells_of_another_more_than_chance_does() -> None:
-    """Subjects that share both objects are rarely more than in each of 99 shuffles of one relation's objects."""
+    """Subjects that share both objects are rarely more than in all of 99 shuffles of one of the two."""
     objects: dict[str, dict[str, str]] = defaultdict(dict)
     for row in ROWS:
         objects[row["relation"]][row["subject"]] = row["object"]
@@ -241,7 +241,7 @@ def test_a_word_after_an_article_begins_with_a_consonant() -> None:
     """ "...is a" is said of every object of the relation: so none may begin with a vowel."""
     for row in ROWS + FUTURE:
         article = any(template.split()[-1] == "a" for template in TEMPLATES[row["relation"]])
-        assert not article or row["object"][0].lower() not in "aeio"
+        assert not article or row["object"][0].lower() not in "aeiou"
 
 
 def test_sources_feed_no_relation_of_invented_subjects(tmp_path: Path) -> None:
