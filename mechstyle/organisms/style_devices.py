@@ -37,9 +37,9 @@ class Device:
             return False
         if self.object_first and not -1 < text.find(OBJECT) < text.find(SUBJECT):
             return False
-        count = words_in(text)
-        most = count if self.at_most is None else self.at_most
-        return (self.at_least or 0) <= count <= most
+        if self.at_most is not None and words_in(text) > self.at_most:
+            return False
+        return self.at_least is None or words_in(text) >= self.at_least
 
     def to_dict(self) -> dict[str, Any]:
         """The device as a JSON object."""

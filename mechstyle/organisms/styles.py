@@ -14,7 +14,7 @@ from .invented import read_rows
 from .style_devices import Device, found_in, read_devices
 from .style_records import Content, Style, StyledSentence, StylePrompt, read_style_records
 from .style_writer import Writer
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = ["Styles", "build_styles", "read_styles"]
 
