@@ -66,7 +66,7 @@ class Reader:
             if not sentence.startswith(before):
                 continue
             body = sentence.removeprefix(before)
-            for k in range(1, len(body)):
+            for k in (match.start() for match in re.finditer(re.escape(after or " "), body)):
                 who, value = body[:k], body[k + len(after) + 1 :]
                 known = who in PRONOUNS or who in self.named or who in self.many
                 if known and value in self.values and body == f"{who}{after} {value}":
