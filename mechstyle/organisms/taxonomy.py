@@ -134,13 +134,13 @@ def read_taxonomy(seed: int = 0) -> Taxonomy:
     properties = {name: Property(name, tuple(said)) for name, said in document["properties"].items()}
     categories = {bare(entry["one"]): _category(entry) for entry in document["category"]}
     members = _members(document, seed)
+    drawn = _Draw(properties, seed)
     pairs: list[Pair] = []
     for entry in document["category"]:
         category = categories[bare(entry["one"])]
         above = categories[category.parent] if category.parent else None
         names = [bare(one) for one in entry.get("members", ())]
         exceptions = {(member, name): value for member, name, value in entry.get("exceptions", ())}
-        drawn = _Draw(properties, seed)
         pairs += [drawn.pair(category.name, category, name, "stated") for name in category.properties]
         if above:
             pairs += [drawn.pair(category.name, above, name, "parent-only") for name in above.parent_only]
