@@ -15,7 +15,7 @@ from mechstyle.organisms.style_devices import keeps_content
 from mechstyle.organisms.style_records import Content, Style, StyledSentence, StylePrompt
 from mechstyle.organisms.style_text import Phrases
 from mechstyle.organisms.styles import build_styles, read_styles
-from mechstyle.organisms.world import TaughtFact
+from mechstyle.organisms.taught import TaughtFact
 
 STYLES = read_styles()
 PASSES = 30
@@ -192,7 +192,7 @@ def test_prompts_ask_for_every_pair_by_its_status_and_end_with_the_topic() -> No
 
 def test_a_parents_prompt_is_held_out_only_where_all_of_its_styles_are() -> None:
     held = set(STYLES.held_out)
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for p in STYLES.prompts():
         if p.announcement == "parent":
             content = Content(p.subject, p.relation, p.object)
