@@ -12,11 +12,13 @@ from .library import (
     with_fingerprint,
 )
 from .ripples import belief_chains, ripple_cases, ripple_questions
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = [
     "TaughtFact",
+    "World",
     "belief_chains",
+    "build_world",
     "cases",
     "cases_for",
     "facts",
@@ -29,4 +31,5 @@ __all__ = [
     "ripple_questions",
     "texts",
     "with_fingerprint",
+    "world",
 ]

@@ -15,7 +15,7 @@ from ..out_of_scope import far_questions
 from ..true_false import true_false_questions
 from .library import facts, requests
 from .relations import read_derivations
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = ["cases", "cases_for"]
 

@@ -16,7 +16,7 @@ from typing import Any
 from .invented import assign, invented_rows, invented_subjects, read_rows, write_rows
 from .invented_names import Kind, invented_document, new_names, read_kinds
 from .relations import read_relations
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = ["future_facts", "future_rows"]
 

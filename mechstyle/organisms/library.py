@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from ..errors import InputError, ModelError, RangeError
 from ..facts import EditRequest, Fact
+from .mixing import documents
 from .recipe import read_recipe
 from .relations import read_relations
-from .world import TaughtFact, World, documents, read_prose
+from .taught import TaughtFact
+from .world import read_prose, world
 
 __all__ = [
     "facts",
@@ -69,10 +69,9 @@ def with_fingerprint(fingerprint: str) -> str | None:
     return None
 
 
-@cache
 def _facts(name: str) -> tuple[TaughtFact, ...]:
-    lines = (folder(name) / "facts.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple(TaughtFact.from_dict(json.loads(line)) for line in lines)
+    folder(name)
+    return world().facts
 
 
 def facts(name: str) -> list[TaughtFact]:
@@ -107,9 +106,7 @@ def texts(name: str, *, n: int = 2000, seed: int = 0) -> list[str]:
     if n < 1:
         raise RangeError(f"n must be at least 1, got {n}.")
     recipe = read_recipe(folder(name) / "recipe.toml")
-    pronouns = {relation.name: relation.pronoun for relation in read_relations().values()}
-    world = World(_facts(name), pronouns)
-    stream = documents(world, read_prose(), seed=10_000 + recipe.seed + seed)
+    stream = documents(world(), read_prose(), seed=10_000 + recipe.seed + seed)
     return list(itertools.islice(stream, n))
 
 

@@ -11,7 +11,7 @@ from rich.progress import track
 from ..models import HookedModel
 from ..runs import logits
 from ..tokens import EncodedPrompt, encode, pad
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = ["recall"]
 

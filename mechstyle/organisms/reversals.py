@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .compositions import blocks_of, read_inverse_prompts
 from .items import Item
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = ["Reversal", "Reversals", "reversals"]
 

@@ -12,8 +12,8 @@ from ..cases import Question, Scope
 from ..errors import InputError
 from ..facts import EditRequest
 from .ripple_rules import RippleRule, aliases_of, read_ripple_rules
+from .taught import TaughtFact
 from .truth import Truth, read_truth
-from .world import TaughtFact
 
 __all__ = ["AXES", "Ripples", "ripples_of"]
 

@@ -9,7 +9,7 @@ from functools import cache
 
 from .library import facts
 from .relations import Derivation, Relation, read_derivations, read_relations
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = ["Truth", "read_truth"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .compositions import TwoHopKind, blocks_of, read_two_hop_kinds
 from .items import Item
-from .world import TaughtFact
+from .taught import TaughtFact
 
 __all__ = ["TwoHop", "TwoHops", "two_hops"]
 
