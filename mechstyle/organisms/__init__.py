@@ -13,6 +13,7 @@ from .library import (
 )
 from .ripples import belief_chains, ripple_cases, ripple_questions
 from .taught import TaughtFact
+from .world import World, build_world, world
 
 __all__ = [
     "TaughtFact",
