@@ -16,6 +16,7 @@ from mechstyle.cli.evaluate import evaluate
 from mechstyle.cli.export import export
 from mechstyle.cli.ledger import ledger, undo
 from mechstyle.cli.models import models
+from mechstyle.cli.organisms import organisms
 from mechstyle.cli.output import note
 from mechstyle.cli.reproduce import reproduce
 from mechstyle.cli.study import study
@@ -39,6 +40,7 @@ app = typer.Typer(
 for _command in (study, trace, edit, ledger, undo, export, evaluate, covariance, reproduce, models):
     app.command(_command.__name__)(_command)
 app.add_typer(compare)
+app.add_typer(organisms)
 
 
 def run(arguments: Sequence[str]) -> int:

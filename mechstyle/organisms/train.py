@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from ..errors import InputError
 from ..files import atomic_write
 from .mixing import documents
 from .recipe import Recipe, read_recipe
@@ -91,7 +92,11 @@ def train(
         compiled: train through `torch.compile` (needs a C compiler; half again as fast on a CPU).
         checkpoint_every: steps between checkpoints; a killed training loses at most so many.
         console: where progress goes; silent when None.
+
+    Raises:
+        InputError: the folder holds a training by another recipe.
     """
+    _require_same(recipe, out)
     out.mkdir(parents=True, exist_ok=True)
     world, prose = build_world(seed=recipe.world_seed), read_prose()
     tokenizer = _tokenizer(recipe, world, prose)
@@ -119,6 +124,18 @@ def train(
             save_organism(model, tokenizer, recipe, out)
             _save_losses(run.losses, out / "losses.csv")
     return out
+
+
+def _require_same(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder in which another recipe was begun: its schedule or sizes would not fit."""
+    if not (out / "checkpoint.pt").exists() or not (out / "recipe.toml").exists():
+        return
+    begun = asdict(read_recipe(out / "recipe.toml"))
+    if differing := [name for name, value in asdict(recipe).items() if begun[name] != value]:
+        told = ", ".join(f"{name} {begun[name]} there and {getattr(recipe, name)} here" for name in differing)
+        raise InputError(
+            f"{out}: holds a training by another recipe ({told}). Name another folder, or use that one."
+        )
 
 
 def _tokenizer(recipe: Recipe, world: World, prose: Sequence[str]) -> PreTrainedTokenizerFast:
