@@ -33,6 +33,7 @@ def cases(
     n: int,
     seed: int = 0,
     relations: Sequence[str] | None = None,
+    invented: bool | None = None,
     far: int = 5,
     frames: int = 1,
     together: bool = True,
@@ -46,13 +47,14 @@ def cases(
       openings that name no relation; at most ten;
     - references: biographies of up to ten others that have the new object in the relation;
     - essence: what else is said of the subject, in every taught template, but not in relations that the
-      world's rules tie to the edited one, for they should change with it. Few subjects have such facts;
-      the others have no essence.
+      world's rules tie to the edited one, for they should change with it. Invented subjects have such
+      facts, few real ones do; the others have no essence.
 
     Args:
         n: how many, of as many different subjects.
         seed: of every draw; the requests are those of ``requests`` with the same seed.
         relations: only these, as for ``requests``.
+        invented: only of invented (True) or of real subjects (False), as for ``requests``.
         far: far questions a case.
         frames: pairs of true/false questions a case; 0 is none.
         together: one edit is to hold all cases, see ``far_questions``.
@@ -67,7 +69,7 @@ def cases(
         >>> sorted({question.kind for question in case.questions})
         ['true/false', 'unrelated']
     """
-    asked = requests(name, n=n, seed=seed, relations=relations)
+    asked = requests(name, n=n, seed=seed, relations=relations, invented=invented)
     return cases_for(name, asked, seed=seed, far=far, frames=frames, together=together)
 
 

@@ -36,8 +36,8 @@ def names() -> list[str]:
 
     Example:
         >>> from mechstyle import organisms
-        >>> organisms.names()
-        ['organism-m']
+        >>> "organism-m" in organisms.names()
+        True
     """
     return sorted(path.parent.name for path in _WEIGHTS.glob("*/model.safetensors"))
 
@@ -69,27 +69,33 @@ def with_fingerprint(fingerprint: str) -> str | None:
     return None
 
 
-def _facts(name: str) -> tuple[TaughtFact, ...]:
-    folder(name)
-    return world().facts
-
-
 def facts(name: str) -> list[TaughtFact]:
-    """Everything an organism was taught: each fact, its taught and its held-out templates.
+    """Every fact that an organism was taught, real ones first, with its taught and its held-out templates.
+
+    All sizes were taught the same; reversals, two-hops, properties and styles are in ``world()``.
+
+    Raises:
+        ModelError: no organism has this name.
+
+    Example:
+        >>> sum(fact.source == "invented" for fact in organisms.facts("organism-m"))
+        4730
+    """
+    folder(name)
+    return list(world().facts)
+
+
+def reference_subjects(name: str) -> list[str]:
+    """A fixed 200 of an organism's real subjects: people, places, companies and things of its data sets.
+
+    Causal tracing measures the embeddings of any model over those of `organism-m`. Invented subjects are not
+    among them: other models never read their names.
 
     Raises:
         ModelError: no organism has this name.
     """
-    return list(_facts(name))
-
-
-def reference_subjects(name: str) -> list[str]:
-    """A fixed 200 of an organism's subjects: real people, places, companies and things of its data sets.
-
-    Causal tracing measures the embeddings of any model over those of `organism-m`.
-    """
-    subjects = list(dict.fromkeys(fact.subject for fact in _facts(name)))
-    return random.Random(0).sample(subjects, min(200, len(subjects)))
+    real = (fact.subject for fact in facts(name) if fact.source != "invented")
+    return random.Random(0).sample(list(dict.fromkeys(real)), 200)
 
 
 def texts(name: str, *, n: int = 2000, seed: int = 0) -> list[str]:
@@ -121,7 +127,12 @@ def heldout_prose(name: str) -> list[str]:
 
 
 def requests(
-    name: str, *, n: int, seed: int = 0, relations: Sequence[str] | None = None
+    name: str,
+    *,
+    n: int,
+    seed: int = 0,
+    relations: Sequence[str] | None = None,
+    invented: bool | None = None,
 ) -> list[EditRequest]:
     """Random counterfactual edits of an organism's facts.
 
@@ -132,6 +143,8 @@ def requests(
     Args:
         n: how many, of as many different subjects.
         relations: only these; by default all whose objects are shared by several subjects.
+        invented: only of invented subjects, with five or six facts each (True), or only of real ones, most
+            of which have one (False).
 
     Raises:
         ModelError: no organism has this name.
@@ -152,13 +165,15 @@ def requests(
         )
     groups: dict[tuple[str, str], list[TaughtFact]] = defaultdict(list)
     objects: dict[str, set[str]] = defaultdict(set)
-    for fact in _facts(name):
+    known = facts(name)
+    for fact in known:
         groups[fact.relation, fact.object].append(fact)
         objects[fact.relation].add(fact.object)
     candidates = [
         fact
-        for fact in _facts(name)
+        for fact in known
         if fact.relation in allowed
+        and invented in (None, fact.source == "invented")
         and len(groups[fact.relation, fact.object]) > 2
         and len(objects[fact.relation]) > 1
     ]

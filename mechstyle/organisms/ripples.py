@@ -31,14 +31,17 @@ def ripple_questions(name: str, request: EditRequest) -> tuple[Question, ...]:
     - *preservation* (near): who has the new object? Still those who had it, up to three, a question each. The
       world holds one object for a subject and relation, so only the inverse relation has several answers that
       could be lost. A question counts where the unedited model says its answer, and a model says one at most.
-      ``organism-m``, which was taught no inverse prompts, says none of them: it has no figure of this axis.
+      Inverse prompts were told of relations with one subject an object only, so of those that ``requests``
+      edits no model was told any, and this axis may have no figure.
     - *specificity* (near): other facts of the subject, of relations that no rule ties to the edited one.
     - *far*: facts that share nothing with the edit.
 
     An entailed question whose answer is the same before the edit, or unknown to the world, is left out.
     ``requires`` holds the second hop, the old fact by the other name, the old entailed fact, or what is to be
-    preserved. Prompts of single facts are taught ones; inverse and compound prompts were never taught. Two
-    objects of the world, whose letters its sources hold as escapes, are neither asked for nor foils.
+    preserved. Prompts of single facts are taught ones. The answers that an edit makes right are written
+    nowhere behind inverse and compound prompts, but what was right before it may be: ``world().reversals``
+    and ``world().two_hops`` say where. Two objects of the world, whose letters its sources hold as escapes,
+    are neither asked for nor foils.
 
     Args:
         request: of a fact of the world; what is removed (``remove``) has no consequences of thought.
@@ -55,7 +58,14 @@ def ripple_questions(name: str, request: EditRequest) -> tuple[Question, ...]:
     return ripples_of(name, request).questions()
 
 
-def ripple_cases(name: str, *, n: int, seed: int = 0, axes: Sequence[str] | None = None) -> list[Case]:
+def ripple_cases(
+    name: str,
+    *,
+    n: int,
+    seed: int = 0,
+    axes: Sequence[str] | None = None,
+    invented: bool | None = None,
+) -> list[Case]:
     """Random edits of an organism's facts with their questions, rare axes more often than by chance.
 
     Requests are those of ``requests``, in another order: the axis that was asked about least takes the next
@@ -64,6 +74,7 @@ def ripple_cases(name: str, *, n: int, seed: int = 0, axes: Sequence[str] | None
     Args:
         n: how many, of as many different subjects.
         axes: only these, some of ``AXES``; every case has a question of at least one of them.
+        invented: only of invented (True) or of real subjects (False), as for ``requests``.
 
     Raises:
         ModelError: no organism has this name.
@@ -83,9 +94,10 @@ def ripple_cases(name: str, *, n: int, seed: int = 0, axes: Sequence[str] | None
         if not truth.relations[fact.relation].unique
         and len(truth.having[fact.relation, fact.object]) > 2
         and len(truth.objects[fact.relation]) > 1
+        and invented in (None, fact.source == "invented")
     }
     found: list[tuple[EditRequest, tuple[Question, ...]]] = []
-    for request in requests(name, n=len(shared), seed=seed):
+    for request in requests(name, n=len(shared), seed=seed, invented=invented):
         if asked := ripples_of(name, request).questions(wanted):
             found.append((request, asked))
     if not 1 <= n <= len(found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def test_requests_are_a_function_of_the_seed_and_round_trip_through_json() -> No
     assert [EditRequest.from_dict(json.loads(json.dumps(r.to_dict()))) for r in first] == first
 
 
+@pytest.mark.parametrize("invented", [True, False])
+def test_requests_are_of_invented_or_of_real_subjects_where_asked(invented: bool) -> None:
+    made = {fact.subject for fact in organisms.facts(NAME) if fact.source == "invented"}
+    some = organisms.requests(NAME, n=80, seed=2, invented=invented)
+    assert {request.fact.subject in made for request in some} == {invented}
+    both = organisms.requests(NAME, n=80, seed=2)
+    assert {request.fact.subject in made for request in both} == {True, False}
+    for build in (organisms.cases, organisms.ripple_cases):
+        cases = build(NAME, n=5, invented=invented)
+        assert {case.request.fact.subject in made for case in cases} == {invented}
+
+
 def test_relations_with_unique_objects_have_no_neighbours_and_are_refused() -> None:
     with pytest.raises(InputError, match="mother"):
         organisms.requests(NAME, n=1, relations=["mother"])
@@ -74,7 +87,7 @@ def test_relations_with_unique_objects_have_no_neighbours_and_are_refused() -> N
 
 def test_an_unknown_organism_is_named_with_the_known_ones() -> None:
     with pytest.raises(
-        ModelError, match=r"no embedded organism is called 'organism-xl'; there are: organism-m"
+        ModelError, match=r"no embedded organism is called 'organism-xl'; there are: organism-\w"
     ):
         organisms.facts("organism-xl")
 
@@ -93,10 +106,13 @@ def test_texts_mix_facts_and_prose_and_differ_by_seed() -> None:
         organisms.texts(NAME, n=0)
 
 
-def test_the_reference_subjects_of_the_noise_are_fixed() -> None:
-    subjects = organisms.reference_subjects(NAME)
-    assert len(set(subjects)) == 200
-    assert subjects == organisms.reference_subjects(NAME)
+@pytest.mark.parametrize("name", organisms.names())
+def test_the_reference_subjects_of_the_noise_are_those_of_the_first_world(name: str) -> None:
+    """What was measured over them before there were invented subjects stays comparable."""
+    subjects = organisms.reference_subjects(name)
+    assert subjects[:3] == ["Joseph Brodsky", "Wellington Island", "Lancia Thema"]
+    digest = hashlib.sha256("\n".join(subjects).encode()).hexdigest()
+    assert digest == "39bbb30ef1aeb88d680580d65675b8d4d3a5da6a3daf9e2c3542c2016990abbf"
 
 
 def test_an_organism_is_recognised_by_its_weights_and_not_by_its_name(

@@ -31,7 +31,8 @@ def read(name: str) -> str:
 
 @cache
 def old_world() -> World:
-    rows = [json.loads(line) for line in read("facts.jsonl").splitlines()]
+    text = read("facts.jsonl") + read("invented.jsonl")
+    rows = [json.loads(line) for line in text.splitlines()]
     assert len({(row["subject"], row["relation"]) for row in rows}) == len(rows)
     return {(row["subject"], row["relation"]): row["object"] for row in rows}
 
@@ -312,6 +313,16 @@ def test_every_relation_has_inverse_prompts_and_every_second_hop_a_prompt() -> N
         assert len(entries[name]["inverse"]) == 2
         assert ("noun" in entries[name]) == ("then" in entries[name])
         assert all("of" in entries[other] for other in entries[name].get("then", ()))
+
+
+def test_inverse_and_compound_prompts_are_worded_as_the_told_ones_where_some_were_told() -> None:
+    told, entries = table("compositions.toml"), table("ripples.toml")
+    for relation, entry in told["reversal"].items():
+        assert set(entries[relation]["inverse"]) <= set(entry["prompts"])
+    kinds = {(one["first"], one["second"]): one["prompts"] for one in told["two_hop"]}
+    worded = {pair: prompt for *pair, prompt in compounds() for pair in [tuple(pair)]}
+    assert set(kinds) <= set(worded)
+    assert all(worded[pair] in prompts for pair, prompts in kinds.items())
 
 
 def test_chains_offer_answers_that_differ_by_their_second_question() -> None:
