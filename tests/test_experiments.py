@@ -143,6 +143,28 @@ def test_the_smoke_run_of_similar_prompts_tests_every_distance(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_the_smoke_run_of_family_traces_has_both_sites_of_every_size_and_a_page_for_each(
+    tmp_path: Path,
+) -> None:
+    _smoke_run("10_family_traces", tmp_path / "out")
+    results = _results(tmp_path / "out")
+    found = {(row["model"], row["group"], row["kind"], row["place"]) for row in results["effects"]}
+    groups = ("real, one fact", "invented, 5-6 facts")
+    places = ("all subject tokens", "all but the last", "last subject token", "last prompt token")
+    assert found >= {
+        (model, group, kind, place)
+        for model in results["config"]["models"]
+        for group in groups
+        for kind in results["config"]["kinds"]
+        for place in places
+    }
+    assert all(row["effect_low"] <= row["effect"] <= row["effect_high"] for row in results["effects"])
+    for model in results["config"]["models"]:
+        for group in groups:
+            assert (tmp_path / "out" / f"{model}, {group}.html").is_file()
+
+
+@pytest.mark.slow
 def test_the_smoke_run_of_one_formula_finds_the_identities_true(tmp_path: Path) -> None:
     _smoke_run("05_one_formula", tmp_path / "out")
     results = _results(tmp_path / "out")
