@@ -28,6 +28,7 @@ from .world import World, build_world, read_prose
 __all__ = [
     "DOCUMENTS",
     "MANIFEST",
+    "Record",
     "StyledContent",
     "json_lines",
     "read_world",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import torch
 from rich.console import Console
@@ -27,6 +28,9 @@ from .tokenizer import train_tokenizer
 from .world import World, build_world, read_prose
 
 __all__ = ["new_model", "rows", "save_organism", "train"]
+
+TOKENIZER_DOCUMENTS: Final = 20_000
+"""What the tokenizer is trained on."""
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
@@ -140,7 +144,7 @@ def _require_same(recipe: Recipe, out: Path) -> None:
 
 def _tokenizer(recipe: Recipe, world: World, prose: Sequence[str]) -> PreTrainedTokenizerFast:
     """The same for all sizes of a world: its text does not hang on a recipe's seed."""
-    sample = itertools.islice(documents(world, prose, seed=0), 20_000)
+    sample = itertools.islice(documents(world, prose, seed=0), TOKENIZER_DOCUMENTS)
     return train_tokenizer(sample, vocab=recipe.vocab, n_ctx=recipe.n_ctx)
 
 
