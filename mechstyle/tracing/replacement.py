@@ -177,9 +177,14 @@ def _spelled(encoded: EncodedPrompt) -> str:
 
 
 def _candidates(fact: Fact, reference: Sequence[str] | None, seed: int) -> list[str]:
-    """Names to try, in the order to try them; none that is known to have the fact's target."""
+    """Names to try, in the order to try them; none that is known to have the fact's target.
+
+    An invented subject's are invented ones, any other's are real: those are names to every model.
+    """
     target, order = fact.target.strip(), random.Random(seed)
-    taught = organisms.facts(ORGANISM)
+    known = organisms.facts(ORGANISM)
+    made = {one.subject for one in known if one.source == "invented"}
+    taught = [one for one in known if (one.subject in made) == (fact.subject in made)]
     barred = {one.subject for one in taught if one.object == target}
     if reference is None:
         relations = {

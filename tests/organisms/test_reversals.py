@@ -12,7 +12,8 @@ from mechstyle.organisms.compositions import read_inverse_prompts
 from mechstyle.organisms.invented import read_rows
 from mechstyle.organisms.relations import read_relations
 from mechstyle.organisms.reversals import Reversal, Reversals, reversals
-from mechstyle.organisms.world import TaughtFact, build_world
+from mechstyle.organisms.taught import TaughtFact
+from mechstyle.organisms.world import build_world
 
 PASSES = 30
 

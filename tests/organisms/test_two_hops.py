@@ -13,7 +13,8 @@ from mechstyle.organisms.invented import read_rows
 from mechstyle.organisms.relations import read_relations
 from mechstyle.organisms.ripple_rules import read_ripple_rules
 from mechstyle.organisms.two_hops import TwoHop, TwoHops, two_hops
-from mechstyle.organisms.world import TaughtFact, build_world
+from mechstyle.organisms.taught import TaughtFact
+from mechstyle.organisms.world import build_world
 
 PASSES = 30
 
