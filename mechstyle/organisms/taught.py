@@ -105,8 +105,8 @@ def _kept_from_longer_names(facts: Sequence[TaughtFact]) -> Iterator[TaughtFact]
     for fact in facts:
         words = fact.subject.split(" ")
         for start in range(1, len(words)):
-            told[" ".join(words[start:]), fact.relation, fact.object].update(fact.taught)
+            told[" ".join(words[start:]).lower(), fact.relation, fact.object].update(fact.taught)
     for fact in facts:
-        leaked = told.get((fact.subject, fact.relation, fact.object), set())
+        leaked = told.get((fact.subject.lower(), fact.relation, fact.object), set())
         kept = tuple(t for t in fact.held_out if not (t.startswith("{}") and t in leaked))
         yield replace(fact, held_out=kept)

@@ -23,11 +23,8 @@ from tests.organisms.leak_search import Search, StyleReader, whole_training_text
 THREE_PASSES = 7_200
 """Documents."""
 
-SAID_OF_ANOTHER = {"La Vie was first released in French"}
-"""The text has "Plus belle la vie was first released in French", of another series and in another case."""
-
 FROZEN = {
-    "facts": "ee961e7302e3",
+    "facts": "2f46f7086979",
     "future": "5bce0e940c28",
     "reversals": "ba4981e345d7",
     "two_hops": "fa0a7e0bd70b",
@@ -39,7 +36,7 @@ FROZEN = {
     "styles": "52a2da441375",
     "contents": "8bb5dc9bbc8b",
     "style_prompts": "ca157082c6bb",
-    "items": "f27c56a9f5d2",
+    "items": "31dcdbebba76",
     "documents": "4c32ee5d267e",
 }
 """First digits of the sha256 of each file of JSON lines, and of the first 2,000 training documents."""
@@ -92,7 +89,7 @@ def test_what_is_held_out_is_nowhere_in_three_passes_of_the_training_text() -> N
         search.read(document)
         styles.read(document)
     assert len(search.missing) > 60_000
-    assert set(search.found) <= SAID_OF_ANOTHER, search.found
+    assert not search.found, search.found
     assert held_out_styles_said(styles) == []
     told = world().styles.taught()[::10]
     assert sum(bool(styles.may_be(content, style.name)) for content, style in told) > 0.4 * len(told)
@@ -108,7 +105,7 @@ def test_the_whole_training_text_holds_what_is_written_and_nothing_that_is_held_
         search.read(document)
         styles.read(document)
         told.read(document)
-    assert set(search.found) == SAID_OF_ANOTHER, search.found
+    assert not search.found, search.found
     assert held_out_styles_said(styles) == []
     assert told.missing == []
     assert [pair for pair in world().styles.taught() if not styles.may_be(pair[0], pair[1].name)] == []
