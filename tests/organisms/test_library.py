@@ -20,18 +20,27 @@ pytestmark = pytest.mark.usefixtures("organism")
 def test_the_weights_are_half_precision_and_small() -> None:
     from safetensors import safe_open
 
-    path = organisms.folder(NAME) / "model.safetensors"
-    assert path.stat().st_size <= 14 * 2**20
-    with safe_open(path, "pt") as file:
-        assert {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (not a dict) == {"F16"}
+    paths = [organisms.folder(name) / "model.safetensors" for name in organisms.names()]
+    assert sum(path.stat().st_size for path in paths) <= 40 * 2**20
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 (not a dict)
+        assert kinds == {"F16"}, path
 
 
-def test_the_ground_truth_is_what_the_recipe_builds() -> None:
+@pytest.mark.parametrize("name", organisms.names())
+def test_the_ground_truth_is_what_the_recipe_builds(name: str) -> None:
     from mechstyle.organisms.recipe import read_recipe
-    from mechstyle.organisms.world import build_world
 
-    recipe = read_recipe(organisms.folder(NAME) / "recipe.toml")
-    assert tuple(organisms.facts(NAME)) == build_world(seed=recipe.world_seed).facts
+    recipe = read_recipe(organisms.folder(name) / "recipe.toml")
+    assert recipe.name == name
+    assert tuple(organisms.facts(name)) == organisms.build_world(seed=recipe.world_seed).facts
+
+
+def test_all_sizes_have_one_tokenizer() -> None:
+    files = {(organisms.folder(name) / "tokenizer.json").read_bytes() for name in organisms.names()}
+    assert len(files) == 1
+    assert len(json.loads(files.pop())["model"]["vocab"]) <= 6000
 
 
 def test_facts_are_recalled_in_taught_and_in_held_out_templates(organism: HookedTransformer) -> None:

@@ -47,7 +47,9 @@ def manifest_cases(manifest: Manifest, path: str | os.PathLike[str] | None) -> l
             raise InputError(
                 f"data: {manifest.name} edits facts that {part.organism} was taught; leave it out."
             )
-        drawn = organisms.requests(part.organism, n=part.drawn or 0, seed=manifest.seed)
+        drawn = organisms.requests(
+            part.organism, n=part.drawn or 0, seed=manifest.seed, invented=part.invented
+        )
         return [Case(request) for request in drawn]
     if path is None:
         first = "all of it" if part.records is None else f"its first {part.records:,} records"

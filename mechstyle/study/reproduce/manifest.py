@@ -42,6 +42,7 @@ class DataPart:
             in ROME's code: the first true answer is written, and a question mark ends the unrelated question.
         organism: an embedded model whose own facts are edited, in place of a file.
         drawn: random requests of the organism's, of which ``records`` are taken.
+        invented: only of its invented (true) or of its real subjects (false); None takes both.
         known: pass over facts that the model does not complete (whole target, teacher-forced).
         edit_in_front: ask the neighbours again behind the edit's sentence, as in CounterFact+.
     """
@@ -51,6 +52,7 @@ class DataPart:
     reading: Reading = "as edits"
     organism: str | None = None
     drawn: int | None = None
+    invented: bool | None = None
     known: bool = False
     edit_in_front: bool = False
 
@@ -61,11 +63,14 @@ class DataPart:
                 raise RangeError(f"data.{name}: expected a whole number of at least 1, got {value!r}.")
         for name in ("known", "edit_in_front"):
             _require_one_of(f"data.{name}", getattr(self, name), (True, False))
+        _require_one_of("data.invented", self.invented, (None, True, False))
         _require_one_of("data.reading", self.reading, get_args(Reading))
         if (self.file is None) == (self.organism is None):
             raise InputError("data: expected either file, the name of a file, or organism, a model's name.")
         if self.organism is not None and (self.drawn is None or self.records is None):
             raise InputError("data: with organism, say how many are drawn, and how many of them are records.")
+        if self.organism is None and self.invented is not None:
+            raise InputError("data.invented: only an organism has invented subjects; leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +283,6 @@ def _require_table(name: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def _require_one_of(name: str, value: object, known: tuple[str | bool, ...]) -> None:
+def _require_one_of(name: str, value: object, known: tuple[str | bool | None, ...]) -> None:
     if value not in known:
         raise InputError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}.")

@@ -79,6 +79,8 @@ def test_a_file_is_read_with_its_defaults(tmp_path: Path) -> None:
             r"expected either file, the name of a file, or organism",
         ),
         ('file = "counterfact.json"', 'organism = "organism-m"', r"say how many are drawn"),
+        ("[data]", "[data]\ninvented = 1.5", r"data.invented: expected one of None, True, False, got 1.5"),
+        ("[data]", "[data]\ninvented = true", r"data.invented: only an organism has invented subjects"),
         (
             "[method]",
             '[method]\napplied = "twice"',
