@@ -140,7 +140,7 @@ def list_models() -> list[ModelInfo]:
 
     Example:
         >>> [info.name for info in list_models()]  # doctest: +SKIP
-        ['organism-m']
+        ['organism-l', 'organism-m', 'organism-s']
     """
     return [_info(organisms.folder(name)) for name in organisms.names()]
 
