@@ -96,7 +96,7 @@ def test_an_interrupted_training_goes_on_by_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "_loss", killed)
-        assert run(words("killed")) == 1
+        assert run(words("killed")) in (1, 130)  # by the version of click
     capsys.readouterr()
     assert run(words("killed")) == 0
     assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["220/220"]

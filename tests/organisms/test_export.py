@@ -100,4 +100,4 @@ def test_counts_are_those_of_the_packaged_rows_and_sections_add_up() -> None:
 
 def test_the_code_on_the_page_of_the_world_runs(capsys: pytest.CaptureFixture[str]) -> None:
     _run_page(ROOT / "docs/explanation/world.md")
-    assert "person_instrument" in capsys.readouterr().out
+    assert "person_trade" in capsys.readouterr().out
