@@ -24,7 +24,7 @@ LAYERS = {
     "tracing": 3, "editing": 3, "evaluation": 3,
     "plot": 4, "report": 4, "study": 4, "cli": 4, "__main__": 4, "organism making": 4,
 }  # fmt: skip
-MAKING = {"collect", "recall", "tokenizer", "train"}
+MAKING = {"collect", "fluency", "gates", "obedience", "recall", "tokenizer", "train"}
 """Files of ``organisms/`` that make the embedded models; the others only look up what was taught."""
 ALLOWED_ASIDE = {("evaluation", "editing")}
 """Within a layer: rooms of layer 3 do not import each other, but an evaluation may apply an edit."""

@@ -1,121 +1,94 @@
 """Measure an embedded organism and write its model card. See README.md.
 
-python experiments/01_organism_card/run.py --out experiments/01_organism_card/out
+python experiments/01_organism_card/run.py --model organism-m --install
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from card import write_card
+from card import gate_lines, write_card
 from rich.console import Console
-from rich.progress import track
+from sweep import CONTEXTS, covariance, known_requests, summed_up, sweep_layer
 
 import mechstyle as ms
-from mechstyle import organisms
+from mechstyle.files import atomic_write
 from mechstyle.models import HookedModel
-from mechstyle.organisms.recall import recall
+from mechstyle.organisms.fluency import prose_losses
+from mechstyle.organisms.gates import PER_STYLE, draw_items, prose_gates, recall_gates, style_gates
+from mechstyle.organisms.obedience import draw_prompts, obedience
+from mechstyle.organisms.recall import recall_items
+from mechstyle.organisms.world import build_world, read_prose
 
 HERE = Path(__file__).parent
 console = Console(stderr=True)
 
 
-def measure_recall(model: HookedModel, name: str, out: Path, every: int) -> None:
-    """Every (fact, template) pair without BOS, those of every fourth fact with BOS."""
-    for bos, step in ((False, every), (True, 4 * every)):
-        path = out / f"recall-{'bos' if bos else 'plain'}.csv"
-        if not path.exists():
-            facts = organisms.facts(name)[::step]
-            recall(model, facts, prepend_bos=bos, progress=True).to_csv(path, index=False)
+def kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table that is made once: a run that was killed goes on where it stopped."""
+    if not path.exists():
+        with atomic_write(path) as part:
+            make().to_csv(part, index=False)
+    return pd.read_csv(path, keep_default_na=False)
 
 
-def known_requests(model: HookedModel, name: str, n: int, seed: int) -> list[ms.EditRequest]:
-    """Random requests whose fact the model completes: an edit of an unknown fact proves nothing."""
-    drawn = organisms.requests(name, n=n + max(10, n // 3), seed=seed)
-    frame = ms.evaluate(model, drawn).frame
-    rewrite = frame[frame.kind == "rewrite"].set_index("request")
-    return [request for i, request in enumerate(drawn) if rewrite.exact_true[i]][:n]
-
-
-def sweep_layer(
-    model: HookedModel, requests: Sequence[ms.EditRequest], cov: object, layer: int, out: Path, legacy: bool
-) -> None:
-    """ROME at one layer for each request, scored one edit at a time."""
-    path = out / f"sweep-{'legacy' if legacy else 'rome'}-{layer}.csv"
-    if path.exists():
-        return
-    described = f"{'legacy ' if legacy else ''}ROME at layer {layer}"
-    contexts = ms.sample_contexts(model, seed=0)
-    edits = [
-        ms.rome(model, request, layer=layer, covariance=cov, contexts=contexts, legacy=legacy)
-        for request in track(requests, description=described, console=console)
-    ]
-    scores = ms.evaluate(model, requests, edits=edits)
-    rows = scores.summary().reset_index(names="metric").assign(layer=layer, legacy=legacy)
-    scores.rows.to_csv(out / f"frame-{'legacy' if legacy else 'rome'}-{layer}.csv", index=False)
-    rows.to_csv(path, index=False)
-
-
-def trace_facts(model: HookedModel, requests: Sequence[ms.EditRequest], out: Path, seed: int) -> None:
-    """Causal traces of the requests' facts, one file a fact, and their averages by token role."""
-    traces = []
-    for i, request in enumerate(track(requests, description="traces", console=console)):
-        path = out / f"trace-{i:02d}.nc"
-        if not path.exists():
-            ms.causal_trace(model, request.fact, samples=10, seed=seed).save(path)
-        traces.append(ms.Trace.load(path))
-    ms.average_by_role(traces).to_csv(out / "roles.csv", index=False)
-    totals = [{"clean": t.clean, "corrupted": float(t.corrupted.mean())} for t in traces]
-    pd.DataFrame(totals).to_csv(out / "totals.csv", index=False)
+def measure_gates(model: HookedModel, out: Path, *, sample: int, per_style: int, passages: int) -> None:
+    """What the organism knows, how it obeys styles, how well it foretells prose: `gates.csv`."""
+    world = build_world()
+    prompts = draw_prompts(world, per_style=per_style)
+    prose = read_prose(held_out=True)[:passages]
+    items = draw_items(world, sample=sample)
+    told = kept(out / "recall.csv", lambda: recall_items(model, items, progress=True))
+    gates = recall_gates(told, world)
+    gates += style_gates(kept(out / "styles.csv", lambda: obedience(model, world, prompts)))
+    gates += prose_gates(kept(out / "prose.csv", lambda: prose_losses(model, prose)))
+    pd.DataFrame([gate.to_dict() for gate in gates]).to_csv(out / "gates.csv", index=False)
+    console.print(gate_lines(out, every=True), highlight=False)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure an organism; write its card and its sweep table.")
+    parser = argparse.ArgumentParser(description="Measure an organism; write its gates, sweep and card.")
     parser.add_argument("--model", default="organism-m")
-    parser.add_argument("--out", type=Path, default=HERE / "out")
+    parser.add_argument("--out", type=Path, default=None, help="finished parts are kept (default out/MODEL)")
+    parser.add_argument("--sample", type=int, default=3000, help="questions of each kind")
     parser.add_argument("--facts", type=int, default=100, help="edited facts a layer")
-    parser.add_argument("--traced", type=int, default=40, help="traced facts")
-    parser.add_argument(
-        "--layers", default=None, help="only these, as 3,4,5 (to share the work of the sweep)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only-sweep", action="store_true", help="leave the rest to another process")
-    parser.add_argument("--legacy", default="2,5", help="also published ROME at these layers")
-    parser.add_argument("--install", action="store_true", help="put card and sweep beside the weights")
+    parser.add_argument("--layers", default=None, help="edit only these, as 3,4,5")
+    parser.add_argument("--seed", type=int, default=0, help="of the sweep")
+    parser.add_argument("--only-gates", action="store_true", help="no edits and no card")
+    parser.add_argument("--legacy", default="", help="also published ROME at these layers")
+    parser.add_argument("--install", action="store_true", help="put the results beside the weights")
     parser.add_argument("--smoke", action="store_true", help="a minute's run on a few facts")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out or HERE / "out" / options.model
+    out.mkdir(parents=True, exist_ok=True)
     model = ms.load_model(options.model)
-    layers = (
-        range(model.cfg.n_layers)
-        if options.layers is None
-        else map(int, filter(None, options.layers.split(",")))
-    )
-    facts, traced, n_keys = options.facts, options.traced, 20_000
+    mark = out / "fingerprint.txt"
+    if mark.exists() and mark.read_text(encoding="utf-8").strip() != ms.fingerprint(model):
+        raise SystemExit(f"{out} holds results of other weights; remove it, or give another --out.")
+    mark.write_text(ms.fingerprint(model) + "\n", encoding="utf-8")
+    layers = [*range(model.cfg.n_layers)] if options.layers is None else options.layers.split(",")
+    n, n_keys, sizes = options.facts, 20_000, {"sample": options.sample, "per_style": PER_STYLE}
     if options.smoke:
-        layers, facts, traced, n_keys, options.legacy = [4], 2, 2, 3_000, ""
-    requests = known_requests(model, options.model, facts, options.seed)
-    cov_path = options.out / "covariance.safetensors"
-    if not cov_path.exists():
-        every_layer = list(range(model.cfg.n_layers))
-        ms.covariance(model, organisms.texts(options.model), layers=every_layer, n_keys=n_keys).save(cov_path)
-    cov = ms.Covariance.load(cov_path)
-    for layer in layers:
-        sweep_layer(model, requests, cov, layer, options.out, legacy=False)
-    for layer in filter(None, options.legacy.split(",")):
-        sweep_layer(model, requests, cov, int(layer), options.out, legacy=True)
-    if options.only_sweep:
+        layers, n, n_keys, sizes = [4], 4, 3_000, {"sample": 10, "per_style": 1}
+    measure_gates(model, out, **sizes, passages=20 if options.smoke else 1005)
+    if options.only_gates:
         return
-    measure_recall(model, options.model, options.out, every=200 if options.smoke else 1)
-    trace_facts(model, requests[:traced], options.out, options.seed)
-    prose = organisms.heldout_prose(options.model)[: 20 if options.smoke else 1000]
-    (options.out / "perplexity.json").write_text(json.dumps(ms.perplexity(model, prose)), encoding="utf-8")
-    write_card(model, options.model, options.out, install=options.install)
-    console.print(f"wrote {options.out / 'MODEL_CARD.md'}")
+    cov = covariance(model, options.model, out, n_keys)
+    requests = known_requests(model, options.model, n, options.seed)
+    contexts = ms.sample_contexts(model, seed=0, lengths=CONTEXTS)
+    asked = [("rome", layer) for layer in layers] + [
+        ("legacy", one) for one in options.legacy.split(",") if one
+    ]
+    for method, layer in asked:
+        rows = {"contexts": contexts, "legacy": method == "legacy"}
+        path = out / f"frame-{method}-{layer}.csv"
+        kept(path, lambda layer=layer, rows=rows: sweep_layer(model, requests, cov, int(layer), **rows))
+        summed_up(pd.read_csv(path)).to_csv(out / f"sweep-{method}-{layer}.csv", index=False)
+    write_card(model, options.model, out, sizes=sizes, install=options.install)
+    console.print(f"wrote {out / 'MODEL_CARD.md'}")
 
 
 if __name__ == "__main__":

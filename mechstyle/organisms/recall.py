@@ -1,19 +1,19 @@
-"""Ask an organism for every fact it was taught, in the templates it read and in those it never did."""
+"""Ask an organism what it was taught, and what it was deliberately not taught: does it write the answer?"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
-from rich.progress import track
 
+from ..answers import score_answers
 from ..models import HookedModel
-from ..runs import logits
-from ..tokens import EncodedPrompt, encode, pad
+from ..tokens import encode
+from .items import Item
 from .taught import TaughtFact
 
-__all__ = ["recall"]
+__all__ = ["recall", "recall_items"]
 
 
 def recall(
@@ -39,30 +39,46 @@ def recall(
         for split, templates in (("taught", f.taught), ("held out", f.held_out))
         for t in templates
     ]
-    prompts = [
-        encode(
-            model,
-            row["template"].replace("{}", row["subject"], 1),
-            target=f" {row['object']}",
-            prepend_bos=prepend_bos,
-        )
-        for row in rows
-    ]
-    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
-    starts = range(0, len(order), batch_size)
-    recalled = [False] * len(rows)
-    for start in track(starts, description="recall", disable=not progress):
-        chunk = order[start : start + batch_size]
-        for index, answer in zip(chunk, _greedy(model, [prompts[i] for i in chunk]), strict=True):
-            recalled[index] = answer
-    return pd.DataFrame(rows).assign(recalled=recalled)
+    asked = [(row["template"].replace("{}", row["subject"], 1), row["object"]) for row in rows]
+    answers = _answers(model, asked, prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)
+    return pd.DataFrame(rows).assign(recalled=[greedy for greedy, _ in answers])
 
 
-def _greedy(model: HookedModel, prompts: Sequence[EncodedPrompt]) -> list[bool]:
-    """Whether greedy decoding writes each prompt's target: every token of it is the most probable one."""
-    batch = pad(prompts, pad_id=0)
-    best = logits(model, batch.ids, attention_mask=batch.attention_mask).argmax(-1).cpu()
-    return [
-        torch.equal(row[one.n_prompt - 1 : len(one) - 1], one.ids[one.n_prompt :])
-        for row, one in zip(best, prompts, strict=True)
+def recall_items(
+    model: HookedModel,
+    items: Sequence[Item],
+    *,
+    prepend_bos: bool | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Which questions of the world a model completes with the whole answer, greedily.
+
+    Returns:
+        a row per item: its fields, `recalled`, and `probability`, that of the whole answer.
+
+    Example:
+        >>> frame = recall_items(model, organisms.world().taxonomy.items())
+        >>> frame.groupby(["status", "route"]).recalled.mean()
+    """
+    asked = [(item.prompt, item.answer) for item in items]
+    answers = _answers(model, asked, prepend_bos=prepend_bos, batch_size=batch_size, progress=progress)
+    return pd.DataFrame([item.to_dict() for item in items]).assign(
+        recalled=[greedy for greedy, _ in answers], probability=[chance for _, chance in answers]
+    )
+
+
+def _answers(
+    model: HookedModel,
+    asked: Sequence[tuple[str, str]],
+    *,
+    prepend_bos: bool | None,
+    batch_size: int,
+    progress: bool,
+) -> list[tuple[bool, float]]:
+    """Of each prompt's answer, whether its every token is the most probable one, and its probability."""
+    encoded = [
+        encode(model, prompt, target=f" {answer}", prepend_bos=prepend_bos) for prompt, answer in asked
     ]
+    scores = score_answers(model, encoded, batch_size=batch_size, progress=progress)
+    return [(score.exact, math.exp(score.logp)) for score in scores]
