@@ -106,7 +106,7 @@ def test_facts_that_the_model_does_not_know_are_left_out_and_told(
     code, said, err = mechstyle_run("trace", "--dataset", dataset, *QUICK, "--out", tmp_path / "none")
     assert (code, said) == (2, "")
     assert "none of the 4 can be traced: 4 not known" in err
-    facts = [request.fact for request in organisms.requests("organism-m", n=2, seed=0)]
+    facts = [request.fact for request in organisms.requests("organism-m", n=2, seed=0, invented=False)]
     facts.append(facts[0].with_target(" snow"))
     dataset.write_text("".join(json.dumps(fact.to_dict()) + "\n" for fact in facts), encoding="utf-8")
     out = tmp_path / "some"

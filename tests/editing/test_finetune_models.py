@@ -91,7 +91,7 @@ def margin(model: HookedTransformer, request: EditRequest) -> float:
 
 def test_facts_of_the_organism_are_overwritten_by_single_edits(organism: HookedTransformer) -> None:
     small = FinetuneOptions(norm_constraint=1e-3, steps=10)
-    for request in ms.organisms.requests("organism-m", n=3, seed=0):
+    for request in ms.organisms.requests("organism-m", n=3, seed=0, invented=False):
         assert margin(organism, request) < 0
         free = finetune(organism, request, layers=0)
         bound = finetune(organism, request, layers=0, options=small)

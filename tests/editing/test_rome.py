@@ -235,7 +235,8 @@ def test_processed_and_broken_models_are_refused(tiny_model: HookedTransformer, 
 def test_rome_rewrites_facts_of_the_trained_organism_and_spares_their_neighbours(
     organism: HookedTransformer,
 ) -> None:
-    requests = organisms.requests("organism-m", n=4, seed=11)
+    """Of real subjects; neighbours of invented ones, whose names share parts, suffer more (see the card)."""
+    requests = organisms.requests("organism-m", n=4, seed=11, invented=False)
     moments = covariance(organism, organisms.texts("organism-m", n=250), layers=[2], n_keys=8_000)
     contexts = sample_contexts(organism, seed=0)
     edits = [rome(organism, one, layer=2, covariance=moments, contexts=contexts) for one in requests]

@@ -190,7 +190,7 @@ def test_a_lens_says_where_it_comes_from_and_can_be_written(
 
 
 def test_a_trained_model_decides_on_a_fact_below_its_last_layer(organism: HookedTransformer) -> None:
-    fact = organisms.requests("organism-m", n=1, seed=0)[0].fact
+    fact = organisms.requests("organism-m", n=1, seed=0, invented=False)[0].fact
     cells = logit_lens(organism, fact).data.isel(token=-1)
     assert float(cells["answer_prob"].sel(layer=-1)) < 0.01
     assert (cells["answer_rank"].isel(layer=slice(-4, None)) == 0).all()

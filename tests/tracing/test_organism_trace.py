@@ -12,7 +12,7 @@ from mechstyle.tracing import average_by_role, causal_trace, suggest_layers
 def test_a_known_fact_is_destroyed_by_noise_and_restored_by_the_last_state(
     organism: HookedTransformer,
 ) -> None:
-    facts = [request.fact for request in organisms.requests("organism-m", n=2, seed=0)]
+    facts = [request.fact for request in organisms.requests("organism-m", n=2, seed=0, invented=False)]
     traces = [causal_trace(organism, fact, kinds=("resid", "mlp"), samples=3) for fact in facts]
     for trace in traces:
         assert trace.settings["noise"]["sigma_source"] == "200 packaged reference subjects"

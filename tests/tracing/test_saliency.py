@@ -241,7 +241,7 @@ def test_gradients_flags_and_weights_of_the_model_stay(
 def test_against_a_mean_subject_a_trained_model_owes_its_answer_to_the_subjects_tokens_alone(
     organism: HookedTransformer,
 ) -> None:
-    fact = organisms.requests("organism-m", n=1, seed=0)[0].fact
+    fact = organisms.requests("organism-m", n=1, seed=0, invented=False)[0].fact
     encoded = encode_fact(organism, fact)
     own = reading_loop.embeddings(organism, encoded.ids[: encoded.n_prompt].tolist())
     assert encoded.subject is not None
