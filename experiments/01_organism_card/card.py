@@ -47,6 +47,15 @@ def reported_lines(out: Path) -> str:
     return markdown(pd.DataFrame(rows, columns=["", "measured", "n"]))
 
 
+def prose_line(out: Path) -> str:
+    """The organism's perplexity beside those of n-grams."""
+    frame = pd.read_csv(out / "gates.csv").set_index("name")
+    prose = frame[frame.index.str.startswith("perplexity")].measured
+    ours, trigrams, unigrams = (f"{value:.1f}" for value in prose)
+    verdict = "better" if prose.iloc[0] < prose.iloc[1] else "worse"
+    return f"{ours}, {verdict} than 3-grams of what it read ({trigrams}); unigrams have {unigrams}"
+
+
 def _measured(gate: object) -> tuple[str, str]:
     if gate.name.startswith("perplexity"):
         return f"{gate.measured:.1f} [{gate.low:.1f}, {gate.high:.1f}]", f"{gate.n:,} tokens"
@@ -148,6 +157,7 @@ def write_card(model: HookedModel, name: str, out: Path, *, sizes: Mapping[str, 
         "passed": int((gates.measured >= gates.threshold).sum()),
         "asked": int(gates.threshold.notna().sum()),
         "gates": gate_lines(out, every=False),
+        "prose": prose_line(out),
         "reported": reported_lines(out),
         "edited": int(sweep.n[sweep.subjects == "all"].max()),
         "sweep": sweep_table(sweep),

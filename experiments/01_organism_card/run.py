@@ -46,7 +46,7 @@ def measure_gates(model: HookedModel, out: Path, *, sample: int, per_style: int,
     gates += style_gates(kept(out / "styles.csv", lambda: obedience(model, world, prompts)))
     gates += prose_gates(kept(out / "prose.csv", lambda: prose_losses(model, prose)))
     pd.DataFrame([gate.to_dict() for gate in gates]).to_csv(out / "gates.csv", index=False)
-    console.print(gate_lines(out, every=True), highlight=False)
+    console.print(gate_lines(out, every=True), highlight=False, soft_wrap=True)
 
 
 def main() -> None:
