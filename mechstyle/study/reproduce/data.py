@@ -39,7 +39,7 @@ def manifest_cases(manifest: Manifest, path: str | os.PathLike[str] | None) -> l
 
     Example:
         >>> len(manifest_cases(read_manifest("organism-m-rome"), None))
-        133
+        66
     """
     part = manifest.data
     if part.organism is not None:

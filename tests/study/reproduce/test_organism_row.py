@@ -17,7 +17,7 @@ def test_the_first_facts_of_the_card_can_be_edited_again(organism: HookedTransfo
     found = reproduce(fewer, limit=2, model=organism)
     table = found.table.set_index("metric")
     assert list(table["verdict"]) == ["cannot tell"] * 4
-    assert table.loc["efficacy", "note"] == "on 2 of 100 records; so far inside the tolerance"
+    assert table.loc["efficacy", "note"] == "on 2 of 50 records; so far inside the tolerance"
     assert table.loc["efficacy", "ours"] == 1.0
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from mechstyle import organisms
 from mechstyle.errors import InputError
+from mechstyle.study.reproduce.manifest import read_manifest
 from mechstyle.study.reproduce.published import published_row, published_rows
 
 NOTES = Path(__file__).parents[4] / "shared" / "design" / "published.md"
@@ -41,9 +42,14 @@ def test_scores_are_harmonic_means_of_the_printed_parts() -> None:
 
 
 def test_the_row_of_the_organism_is_that_of_its_card() -> None:
-    with (organisms.folder("organism-m") / "sweep.csv").open(encoding="utf-8") as file:
-        (line,) = [line for line in csv.DictReader(file) if line["layer"] == "2"]
-    row = published_row("organism-m", "organism-m", "ROME, layer 2")
+    wanted = read_manifest("organism-m-rome")
+    assert wanted.method is not None
+    (layer,) = map(str, wanted.method.layers)
+    with (organisms.folder("organism-m") / "sweep_by_subjects.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    (line,) = [line for line in lines if (line["layer"], line["subjects"]) == (layer, "real")]
+    row = published_row("organism-m", "organism-m", f"ROME, layer {layer}, real subjects")
+    assert (wanted.table, wanted.editor, wanted.data.records) == ("organism-m", row.editor, row.records)
     assert row.records == int(line["n"])
     for figure in row.figures:
         assert figure.value == pytest.approx(float(line[figure.metric]), abs=figure.rounding), figure.metric
