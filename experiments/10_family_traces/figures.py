@@ -16,17 +16,24 @@ SHOWN = ("all", "tokens after", "kind of name")
 """Splits in the figure of shares."""
 
 
-def draw_curves(path: Path, curves: pd.DataFrame, *, places: Sequence[str], kinds: Sequence[str]) -> None:
-    """A row of panels a place, a column a kind, a line a model."""
+def draw_curves(
+    path: Path, table: pd.DataFrame, *, line: str, places: Sequence[str], kinds: Sequence[str]
+) -> None:
+    """A row of panels a place, a column a kind, a line for each value of the column `line`."""
     panels = {}
     for place in places:
         for kind in kinds:
-            here = curves[(curves["kind"] == kind) & (curves["role"] == place)]
+            here = table[(table["kind"] == kind) & (table["role"] == place)]
             panels[f"{kind}, {place}"] = {
-                str(model): Line(part["depth"].tolist(), tuple(part[end].tolist() for end in ENDS))
-                for model, part in here.groupby("model", sort=False)
+                str(name): Line(_depths(part), tuple(part[end].tolist() for end in ENDS))
+                for name, part in here.groupby(line, sort=False)
             }
     lines(path, panels, columns=len(kinds), x="relative depth", y="indirect effect")
+
+
+def _depths(part: pd.DataFrame) -> list[float]:
+    """0 for a model's first layer, 1 for its last."""
+    return (part["layer"] / part["layer"].max()).tolist()
 
 
 def draw_shares(path: Path, tables: Mapping[str, pd.DataFrame]) -> None:

@@ -16,7 +16,6 @@ import pandas as pd
 import mechstyle as ms
 from mechstyle.report.traces import write_trace_report
 from mechstyle.tracing.aggregate import total_effects
-from mechstyle.tracing.trace_set import TraceSet
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -26,9 +25,10 @@ from on_organism import finish  # noqa: E402
 from splits import effects, explained, splits  # noqa: E402
 from subjects import GROUPS, MAIN, Chosen, choose, noised, replaced  # noqa: E402
 
-Traces = dict[tuple[str, str], TraceSet]
+Traces = dict[tuple[str, str], list[ms.Trace]]
 """By what was asked, and of which group."""
-SINGLE, SETS, ALIKE, NOISE, NOISE_SETS = "tokens", "sets", "sets, same end", "noise tokens", "noise sets"
+SETS, ALIKE, NOISE_SETS = "replaced", "replaced, same end", "noise"
+SINGLE, NOISE = "replaced, token by token", "noise, token by token"
 
 
 def settings() -> tuple[dict[str, Any], Path]:
@@ -58,7 +58,7 @@ def measure(name: str, config: dict[str, Any], out: Path) -> tuple[Traces, pd.Da
     ) -> None:
         made = partial(tracer, kinds=kinds, seed=seed, **own)
         facts, folder = [one.fact for one in chosen], out / name / f"{asked}, {group}"
-        found[asked, group] = ms.trace_facts(model, facts, tracer=made, folder=folder)
+        found[asked, group] = list(ms.trace_facts(model, facts, tracer=made, folder=folder))
 
     for group in GROUPS:
         for asked, same_end, least in ((SETS, False, samples), (ALIKE, True, 1)):
@@ -76,6 +76,8 @@ def measure(name: str, config: dict[str, Any], out: Path) -> tuple[Traces, pd.Da
                     trace(NOISE, group, some, noised, sets=False, samples=config["noise_samples"])
                     trace(NOISE_SETS, group, some, noised, sets=True, samples=config["noise_samples"])
                     frames.append(effects(found[NOISE_SETS, group], some).assign(asked=NOISE_SETS))
+    if not frames:
+        raise SystemExit(f"{name} knows too few facts of every kind.")
     whole = pd.concat(frames, ignore_index=True)
     whole.to_csv(out / name / "effects.csv.gz", index=False)
     return found, whole
@@ -100,24 +102,25 @@ def tables_of(found: dict[str, Traces], frame: pd.DataFrame) -> dict[str, pd.Dat
     }
 
 
-def show(found: dict[str, Traces], table: pd.DataFrame, config: dict[str, Any], out: Path) -> None:
+def show(
+    found: dict[str, Traces], tables: dict[str, pd.DataFrame], config: dict[str, Any], out: Path
+) -> None:
     """Figures, and a page for each model and kind of subject."""
+    parted, roles = tables["splits"], tables["roles"]
     for asked in (SETS, ALIKE):
-        parts = table[table["asked"] == asked].groupby(["model", "group"], sort=False)
+        parts = parted[parted["asked"] == asked].groupby(["model", "group"], sort=False)
         draw_shares(out / f"{asked}.svg", {", ".join(key): part for key, part in parts})
+    panels = {"places": config["compared"], "kinds": config["kinds"]}
     for group in MAIN:
-        single, sets = (
-            {model: traces[asked, group] for model, traces in found.items() if (asked, group) in traces}
-            for asked in (SINGLE, SETS)
-        )
-        compared = None
-        if len(single) > 1:
-            compared, together = ms.compare_models(single), ms.compare_models(sets)
-            of_sets = together.curves[together.curves["role"] != "last prompt token"]
-            curves = pd.concat([of_sets[of_sets["role"] != "last subject token"], compared.curves])
-            draw_curves(out / f"{group}.svg", curves, places=config["compared"], kinds=config["kinds"])
+        here = roles[(roles["group"] == group) & roles["asked"].isin([SETS, ALIKE, NOISE_SETS])]
+        draw_curves(out / f"{group}, by model.svg", here[here["asked"] == SETS], line="model", **panels)
+        single = {
+            model: traces[SINGLE, group] for model, traces in found.items() if (SINGLE, group) in traces
+        }
+        compared = ms.compare_models(single) if len(single) > 1 else None
         for model, traces in single.items():
             title = f"{model}, {group}"
+            draw_curves(out / f"{title}.svg", here[here["model"] == model], line="asked", **panels)
             write_trace_report(out / f"{title}.html", traces, title=title, comparison=compared)
 
 
@@ -130,7 +133,7 @@ def main() -> None:
     tables = tables_of(found, pd.concat(frames, ignore_index=True))
     for title, table in tables.items():
         table.to_csv(out / f"{title}.csv", index=False)
-    show(found, tables["splits"], config, out)
+    show(found, tables, config, out)
     last = list(config["models"])[-1]
     whole = tables["splits"].query("split == 'all'").to_dict("records")
     finish(out, ms.load_model(config["models"][last]), {**config, "model": last}, {"effects": whole})
