@@ -6,7 +6,7 @@ python experiments/01_organism_card/run.py --model organism-m --install
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -17,11 +17,8 @@ from sweep import CONTEXTS, covariance, known_requests, summed_up, sweep_layer
 import mechstyle as ms
 from mechstyle.files import atomic_write
 from mechstyle.models import HookedModel
-from mechstyle.organisms.fluency import prose_losses
-from mechstyle.organisms.gates import PER_STYLE, draw_items, prose_gates, recall_gates, style_gates
-from mechstyle.organisms.obedience import draw_prompts, obedience
-from mechstyle.organisms.recall import recall_items
-from mechstyle.organisms.world import build_world, read_prose
+from mechstyle.organisms.gates import PER_STYLE, measure_gates
+from mechstyle.organisms.world import build_world
 
 HERE = Path(__file__).parent
 console = Console(stderr=True)
@@ -35,18 +32,17 @@ def kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False)
 
 
-def measure_gates(model: HookedModel, out: Path, *, sample: int, per_style: int, passages: int) -> None:
+def gates(model: HookedModel, out: Path, sizes: Mapping[str, int]) -> None:
     """What the organism knows, how it obeys styles, how well it foretells prose: `gates.csv`."""
-    world = build_world()
-    prompts = draw_prompts(world, per_style=per_style)
-    prose = read_prose(held_out=True)[:passages]
-    items = draw_items(world, sample=sample)
-    told = kept(out / "recall.csv", lambda: recall_items(model, items, progress=True))
-    gates = recall_gates(told, world)
-    gates += style_gates(kept(out / "styles.csv", lambda: obedience(model, world, prompts)))
-    gates += prose_gates(kept(out / "prose.csv", lambda: prose_losses(model, prose)))
-    pd.DataFrame([gate.to_dict() for gate in gates]).to_csv(out / "gates.csv", index=False)
-    console.print(gate_lines(out, every=True), highlight=False, soft_wrap=True)
+    found = measure_gates(
+        model,
+        build_world(),
+        **sizes,
+        progress=True,
+        keep=lambda part, make: kept(out / f"{part}.csv", make),
+    )
+    pd.DataFrame([gate.to_dict() for gate in found]).to_csv(out / "gates.csv", index=False)
+    console.print(gate_lines(out, every=True), highlight=False)
 
 
 def main() -> None:
@@ -60,7 +56,7 @@ def main() -> None:
     parser.add_argument("--only-gates", action="store_true", help="no edits and no card")
     parser.add_argument("--legacy", default="", help="also published ROME at these layers")
     parser.add_argument("--install", action="store_true", help="put the results beside the weights")
-    parser.add_argument("--smoke", action="store_true", help="a minute's run on a few facts")
+    parser.add_argument("--smoke", action="store_true", help="a few facts of each kind")
     options = parser.parse_args()
     out = options.out or HERE / "out" / options.model
     out.mkdir(parents=True, exist_ok=True)
@@ -72,8 +68,8 @@ def main() -> None:
     layers = [*range(model.cfg.n_layers)] if options.layers is None else options.layers.split(",")
     n, n_keys, sizes = options.facts, 20_000, {"sample": options.sample, "per_style": PER_STYLE}
     if options.smoke:
-        layers, n, n_keys, sizes = [4], 4, 3_000, {"sample": 10, "per_style": 1}
-    measure_gates(model, out, **sizes, passages=20 if options.smoke else 1005)
+        layers, n, n_keys, sizes = [4], 4, 3_000, {"sample": 10, "per_style": 1, "passages": 20}
+    gates(model, out, sizes)
     if options.only_gates:
         return
     cov = covariance(model, options.model, out, n_keys)

@@ -14,21 +14,19 @@ from mechstyle import organisms
 from mechstyle.editing.targets import optimise_targets
 from mechstyle.evaluation.intervals import summarise
 from mechstyle.models import HookedModel
-from mechstyle.organisms.relations import read_relations
+
+__all__ = ["CONTEXTS", "covariance", "known_requests", "summed_up", "sweep_layer"]
 
 CONTEXTS = ((5, 5), (10, 5))
-"""(tokens, prefixes): half of what is published, for half of the time."""
+"""(tokens, prefixes): half of what is published."""
 console = Console(stderr=True)
 
 
 def known_requests(model: HookedModel, name: str, n: int, seed: int) -> dict[str, list[ms.EditRequest]]:
     """Random requests about real and about invented subjects, as many of each, whose facts it completes."""
-    made_up = {fact.relation for fact in organisms.facts(name) if fact.source == "invented"}
-    shared = [relation for relation, entry in read_relations().items() if not entry.unique]
     found = {}
     for kind, invented in (("real", False), ("invented", True)):
-        relations = [one for one in shared if (one in made_up) == invented]
-        drawn = organisms.requests(name, n=n // 2 + max(10, n // 6), seed=seed, relations=relations)
+        drawn = organisms.requests(name, n=n // 2 + max(10, n // 6), seed=seed, invented=invented)
         frame = ms.evaluate(model, drawn, batch_size=128).frame
         exact = frame[frame.kind == "rewrite"].set_index("request").exact_true
         found[kind] = [request for i, request in enumerate(drawn) if exact[i]][: n // 2]

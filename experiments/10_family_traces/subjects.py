@@ -64,14 +64,14 @@ def by_relation() -> dict[str, dict[str, set[str]]]:
 
 def group_of(facts: Sequence[TaughtFact]) -> str | None:
     """The group of a subject with these facts."""
-    if facts[0].source == "invented":
+    if facts[0].invented:
         return GROUPS[2]
     return dict(enumerate(GROUPS[:2], start=1)).get(len(facts))
 
 
 def naming(one: TaughtFact) -> str:
     """How the subject is named."""
-    if one.source != "invented":
+    if not one.invented:
         return "real"
     kind = one.relation.split("_")[0]
     return kind if kind != "place" else "place, two words" if " " in one.subject else "place, one word"
@@ -230,6 +230,6 @@ def _described(model: HookedModel, fact: ms.Fact, group: str, name: str, encoded
 @cache
 def _shared(model: HookedModel, place: str) -> tuple[Counter[str], Counter[int]]:
     """How many invented subjects begin with each word, and end with each token in this place."""
-    names = [name for name, facts in world().by_subject().items() if facts[0].source == "invented"]
+    names = [name for name, facts in world().by_subject().items() if facts[0].invented]
     ends = [name_ids(model, name, place)[-1] for name in names if name_ids(model, name, place)]
     return Counter(name.split(" ")[0] for name in names), Counter(ends)

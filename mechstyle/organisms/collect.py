@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..files import atomic_write
+from ..records import write_json_lines
+from .packaged import Row
 from .prose import collect_prose, compress_prose
 from .relations import Relation, read_derivations, read_relations
 
 __all__ = ["collect"]
-
-Row = dict[str, str]
 
 
 def _raw_facts(source: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -115,9 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("books", type=Path, help="folder of plain-text books in the public domain")
     parser.add_argument("out", type=Path, help="folder that receives facts.jsonl and prose.txt.xz")
     options = parser.parse_args(arguments)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in collect(options.facts)]
-    with atomic_write(options.out / "facts.jsonl") as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_json_lines(options.out / "facts.jsonl", collect(options.facts))
     with atomic_write(options.out / "prose.txt.xz") as temporary:
         temporary.write_bytes(compress_prose(collect_prose(options.books)))
 

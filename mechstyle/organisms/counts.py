@@ -28,8 +28,8 @@ def world_counts(world: World) -> Counts:
         >>> world_counts(world())["styles"]["contents"]
         300
     """
-    invented = [fact for fact in world.facts if fact.source == "invented"]
-    real = [fact for fact in world.facts if fact.source != "invented"]
+    invented = [fact for fact in world.facts if fact.invented]
+    real = [fact for fact in world.facts if not fact.invented]
     items = world.items()
     return {
         "facts": _facts(world.facts, real, invented),

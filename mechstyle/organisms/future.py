@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import argparse
 import random
-import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from .invented import assign, invented_rows, invented_subjects, read_rows, write_rows
-from .invented_names import Kind, invented_document, new_names, read_kinds
+from .invented import assign, invented_rows, invented_subjects
+from .invented_names import Kind, new_names, read_kinds
+from .packaged import Row, fact_row, read_rows, read_toml, remake
 from .relations import read_relations
 from .taught import TaughtFact
 
@@ -23,8 +20,6 @@ __all__ = ["future_facts", "future_rows"]
 SOURCE = "future"
 ATTRIBUTES = (4, 5)
 """New subjects have so many facts, by turns."""
-
-Row = dict[str, str]
 
 
 def future_facts() -> list[TaughtFact]:
@@ -62,7 +57,7 @@ def future_rows(*, seed: int = 0) -> list[Row]:
         told = rng.sample(sorted(set(real)), wanted["count"])
         told += rng.sample(taught[entry["invented"]["kind"]], entry["invented"]["count"])
         objects = assign(told, entry["objects"], rng, partner={})
-        rows += [_row(subject, relation, objects[subject]) for subject in told]
+        rows += [fact_row(subject, relation, objects[subject], SOURCE) for subject in told]
     return rows
 
 
@@ -78,13 +73,17 @@ def _of_new_subjects(
             relation: assign([n for n in names if relation in told[n]], choices[relation], rng, partner={})
             for relation in kind.relations
         }
-        found += [_row(name, relation, objects[relation][name]) for name in names for relation in told[name]]
+        found += [
+            fact_row(name, relation, objects[relation][name], SOURCE)
+            for name in names
+            for relation in told[name]
+        ]
     return found
 
 
 def _named(kind: Kind, taught: Sequence[str], rng: random.Random) -> list[str]:
     names: list[str] = []
-    for shape, count in zip(kind.shapes, _document()["subjects"][kind.name], strict=True):
+    for shape, count in zip(kind.shapes, read_toml("future.toml")["subjects"][kind.name], strict=True):
         names += new_names(shape, count, rng, taken=[*taught, *names])
     return names
 
@@ -98,31 +97,19 @@ def _some(kind: Kind, count: int, rng: random.Random) -> list[str]:
 def _choices(taught: Mapping[str, Sequence[str]], rows: Sequence[Row]) -> dict[str, list[str]]:
     """The taught objects of each relation; of one whose objects are unique, names that are free yet."""
     relations, choices = read_relations(), {}
-    for relation, entry in invented_document()["objects"].items():
+    for relation, entry in read_toml("invented.toml")["objects"].items():
         used = {row["object"] for row in rows if row["relation"] == relation}
         unique = relations[relation].unique
         choices[relation] = [n for n in taught[entry["kind"]] if n not in used] if unique else sorted(used)
     return choices
 
 
-def _row(subject: str, relation: str, obj: str) -> Row:
-    return {"subject": subject, "relation": relation, "object": obj, "source": SOURCE}
-
-
 def _new_relations() -> dict[str, dict[str, Any]]:
-    return {name: entry for name, entry in _document().items() if "templates" in entry}
-
-
-def _document() -> dict[str, dict[str, Any]]:
-    text = resources.files("mechstyle.organisms").joinpath("data/future.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return {name: entry for name, entry in read_toml("future.toml").items() if "templates" in entry}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write the facts that no model is told.")
-    default = Path(__file__).parent / "data" / "future.jsonl"
-    parser.add_argument("--out", type=Path, default=default, help="file that receives the facts")
-    write_rows(parser.parse_args(arguments).out, future_rows())
+    remake("future.jsonl", future_rows, "Write the facts that no model is told.", arguments)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from .items import Item
 from .obedience import draw_prompts, obedience
 from .recall import recall_items
 from .shares import share_interval
+from .strata import sample_each
 from .taxonomy_records import bare
 from .world import World, read_prose
 
@@ -132,26 +132,45 @@ _STYLES: Final = (
 """Name, whether it is a gate, and status, announcement and heard of its prompts."""
 
 
+Keep = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]
+
+
+def _made(_part: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    return make()
+
+
 def measure_gates(
-    model: HookedModel, world: World, *, sample: int | None = None, seed: int = 0, progress: bool = False
+    model: HookedModel,
+    world: World,
+    *,
+    sample: int | None = None,
+    per_style: int = PER_STYLE,
+    passages: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    keep: Keep = _made,
 ) -> list[Gate]:
     """All gates of an organism, in the order of its card.
 
     Args:
-        sample: questions of each kind, as for `draw_items`, and unread passages; None takes all.
+        sample: questions of each kind, as for `draw_items`; None takes all.
+        per_style: announcements of each style and kind, as for `draw_prompts`.
+        passages: of unread prose; None takes all.
         seed: of the draws.
+        keep: gives the frame of a part ("recall", "styles", "prose"), made by the function that it gets or
+            kept from an earlier run; by default it is made.
 
     Example:
         >>> gates = measure_gates(load_model("organism-m"), organisms.world(), sample=100)
         >>> [gate.name for gate in gates if gate.passed is False]
     """
     items = draw_items(world, sample=sample, seed=seed)
-    prompts = draw_prompts(
-        world, per_style=PER_STYLE if sample is None else min(sample, PER_STYLE), seed=seed
-    )
-    told = recall_gates(recall_items(model, items, progress=progress), world)
-    styled = style_gates(obedience(model, world, prompts))
-    return [*told, *styled, *prose_gates(prose_losses(model, read_prose(held_out=True)[:sample]))]
+    prompts = draw_prompts(world, per_style=per_style, seed=seed)
+    prose = read_prose(held_out=True)[:passages]
+    told = keep("recall", lambda: recall_items(model, items, progress=progress))
+    styled = keep("styles", lambda: obedience(model, world, prompts))
+    foretold = keep("prose", lambda: prose_losses(model, prose))
+    return [*recall_gates(told, world), *style_gates(styled), *prose_gates(foretold)]
 
 
 def draw_items(world: World, *, sample: int | None, seed: int = 0) -> list[Item]:
@@ -163,13 +182,9 @@ def draw_items(world: World, *, sample: int | None, seed: int = 0) -> list[Item]
     items = world.items()
     if sample is None:
         return items
-    kinds = _kinds(items, world)
-    strata: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place, (item, kind) in enumerate(zip(items, kinds, strict=True)):
-        strata[item.part, item.status, item.route, kind].append(place)
-    rng = random.Random(f"{seed} gates")
-    chosen = [rng.sample(places, min(sample, len(places))) for places in strata.values()]
-    return [items[place] for place in sorted(place for places in chosen for place in places)]
+    worlds = _kinds(items, world)
+    kinds = [(one.part, one.status, one.route, kind) for one, kind in zip(items, worlds, strict=True)]
+    return sample_each(items, kinds, sample, random.Random(f"{seed} gates"))
 
 
 def recall_gates(frame: pd.DataFrame, world: World) -> list[Gate]:
@@ -234,7 +249,7 @@ _FIELDS: Final = ["part", "status", "route", "subject", "relation", "prompt", "a
 
 def _kinds(items: Sequence[Item], world: World) -> list[str]:
     """Of each question "real" or "invented"; of a two-hop whether one hop may do."""
-    made_up = {fact.subject for fact in world.facts if fact.source == "invented"}
+    made_up = {fact.subject for fact in world.facts if fact.invented}
     nouns = [*world.taxonomy.members.values()]
     made_up |= {
         bare(noun).lower()

@@ -5,29 +5,20 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from ..files import atomic_write
-from .invented_names import Kind, invented_document, new_names, read_kinds
+from .invented_names import Kind, new_names, read_kinds
+from .packaged import Row, fact_row, read_toml, remake
+from .taught import INVENTED
 
 __all__ = [
     "assign",
     "invented_rows",
     "invented_subjects",
     "object_choices",
-    "read_rows",
     "similar_pairs",
-    "write_rows",
 ]
-
-SOURCE = "invented"
-
-Row = dict[str, str]
 
 
 def similar_pairs() -> list[tuple[str, str]]:
@@ -82,12 +73,8 @@ def invented_rows(*, seed: int = 0) -> list[Row]:
         for name in names:
             for relation in kind.relations:
                 if name in objects[relation]:
-                    rows.append(_row(name, relation, objects[relation][name]))
+                    rows.append(fact_row(name, relation, objects[relation][name], INVENTED))
     return rows
-
-
-def _row(subject: str, relation: str, obj: str) -> Row:
-    return {"subject": subject, "relation": relation, "object": obj, "source": SOURCE}
 
 
 def object_choices(subjects: Mapping[str, Sequence[str]], rng: random.Random) -> dict[str, list[str]]:
@@ -97,7 +84,7 @@ def object_choices(subjects: Mapping[str, Sequence[str]], rng: random.Random) ->
         subjects: names by kind.
     """
     choices = {}
-    for relation, entry in invented_document()["objects"].items():
+    for relation, entry in read_toml("invented.toml")["objects"].items():
         listed = isinstance(entry, list)
         choices[relation] = entry if listed else rng.sample(subjects[entry["kind"]], entry["count"])
     return choices
@@ -132,30 +119,9 @@ def assign(
     return given
 
 
-def read_rows(file: str) -> list[Row]:
-    """Rows of a packaged file of facts.
-
-    Example:
-        >>> from mechstyle.organisms.invented import read_rows
-        >>> read_rows("invented.jsonl")[0]["source"]
-        'invented'
-    """
-    text = resources.files("mechstyle.organisms").joinpath("data", file).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as JSON lines; the file appears whole or not at all."""
-    with atomic_write(path) as temporary:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.write_text(text, encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write the facts of invented people, places and firms.")
-    default = Path(__file__).parent / "data" / "invented.jsonl"
-    parser.add_argument("--out", type=Path, default=default, help="file that receives the facts")
-    write_rows(parser.parse_args(arguments).out, invented_rows())
+    about = "Write the facts of invented people, places and firms."
+    remake("invented.jsonl", invented_rows, about, arguments)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any
 
 from ..errors import RangeError
+from .packaged import read_toml
 
-__all__ = ["Kind", "Shape", "invented_document", "near", "new_names", "read_kinds"]
+__all__ = ["Kind", "Shape", "near", "new_names", "read_kinds"]
 
 TRIES = 100
 """So many names are put together for each that is wanted, before the stock counts as used up."""
@@ -47,12 +45,6 @@ class Kind:
     similar: tuple[tuple[str, str], ...]
 
 
-def invented_document() -> dict[str, Any]:
-    """What `data/invented.toml` says."""
-    text = resources.files("mechstyle.organisms").joinpath("data/invented.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
 def read_kinds() -> dict[str, Kind]:
     """Kinds of invented subjects by name, in file order.
 
@@ -61,7 +53,7 @@ def read_kinds() -> dict[str, Kind]:
         >>> read_kinds()["firm"].similar[0]
         ('Brask Works', 'Brosk Works')
     """
-    document = invented_document()
+    document = read_toml("invented.toml")
     stocks = {name: tuple(_words(entry)) for name, entry in document["stocks"].items()}
     kinds = {}
     for name, entry in document.items():

@@ -72,13 +72,13 @@ def with_fingerprint(fingerprint: str) -> str | None:
 def facts(name: str) -> list[TaughtFact]:
     """Every fact that an organism was taught, real ones first, with its taught and its held-out templates.
 
-    All sizes were taught the same; reversals, two-hops, properties and styles are in ``world()``.
+    Every size's recipe reads the same world; reversals, two-hops, properties and styles are in ``world()``.
 
     Raises:
         ModelError: no organism has this name.
 
     Example:
-        >>> sum(fact.source == "invented" for fact in organisms.facts("organism-m"))
+        >>> sum(fact.invented for fact in organisms.facts("organism-m"))
         4730
     """
     folder(name)
@@ -94,7 +94,7 @@ def reference_subjects(name: str) -> list[str]:
     Raises:
         ModelError: no organism has this name.
     """
-    real = (fact.subject for fact in facts(name) if fact.source != "invented")
+    real = (fact.subject for fact in facts(name) if not fact.invented)
     return random.Random(0).sample(list(dict.fromkeys(real)), 200)
 
 
@@ -102,7 +102,7 @@ def texts(name: str, *, n: int = 2000, seed: int = 0) -> list[str]:
     """Documents like those an organism was trained on, for covariances.
 
     Args:
-        n: how many; 2,000 hold about 90,000 tokens.
+        n: how many; 2,000 hold about 170,000 tokens.
         seed: another one than the training's, so that the documents are new mixtures of what was read.
 
     Raises:
@@ -173,7 +173,7 @@ def requests(
         fact
         for fact in known
         if fact.relation in allowed
-        and invented in (None, fact.source == "invented")
+        and invented in (None, fact.invented)
         and len(groups[fact.relation, fact.object]) > 2
         and len(objects[fact.relation]) > 1
     ]

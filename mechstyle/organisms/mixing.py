@@ -16,7 +16,7 @@ def documents(world: World, prose: Sequence[str], *, seed: int, prose_rate: floa
     Every pass through the world tells each subject's facts once, see `World.blocks`.
 
     Args:
-        prose_rate: chance that a document holds a passage of prose (0.3 makes about a quarter of the tokens).
+        prose_rate: chance that a document holds a passage of prose (0.3 makes about a fifth of the tokens).
     """
     rng = random.Random(seed)
     while True:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any, Final
+from typing import Final
+
+from .packaged import read_toml
 
 __all__ = ["Derivation", "Relation", "read_derivations", "read_relations"]
 
@@ -45,11 +45,6 @@ class Derivation:
     table: Mapping[str, str]
 
 
-def _document() -> dict[str, dict[str, Any]]:
-    text = resources.files("mechstyle.organisms").joinpath("data/relations.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
 def read_relations() -> dict[str, Relation]:
     """The world's relations by name, in file order.
 
@@ -59,7 +54,7 @@ def read_relations() -> dict[str, Relation]:
         '{} plays the'
     """
     out: dict[str, Relation] = {}
-    for name, entry in _document().items():
+    for name, entry in read_toml("relations.toml").items():
         if "templates" not in entry:
             continue
         out[name] = Relation(
@@ -77,7 +72,7 @@ def read_relations() -> dict[str, Relation]:
 def read_derivations() -> list[Derivation]:
     """The rules by which a second fact of a subject follows from a first one."""
     out = []
-    for name, entry in _document().items():
+    for name, entry in read_toml("relations.toml").items():
         if "derived_from" in entry:
             out.append(Derivation(name, entry["derived_from"], entry["as"], entry["map"]))
     return out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from .compositions import blocks_of, read_inverse_prompts
-from .items import Item
+from .compositions import Compositions, half_told, read_inverse_prompts
+from .items import Item, items_of
+from .json_row import JsonRow
 from .taught import TaughtFact
 
 __all__ = ["Reversal", "Reversals", "reversals"]
@@ -19,7 +20,7 @@ _TAUGHT: Final = 3
 
 
 @dataclass(frozen=True)
-class Reversal:
+class Reversal(JsonRow):
     """A fact, and how it is asked from its object.
 
     Args:
@@ -38,52 +39,17 @@ class Reversal:
 
     def items(self) -> list[Item]:
         """A question for each prompt; `subject` is the fact's, which is the answer here."""
-        unwritten = "held out" if self.stated else "inferable"
-        asked = [(prompt, "taught") for prompt in self.taught]
-        asked += [(prompt, unwritten) for prompt in self.held_out]
-        return [
-            Item(
-                part="reversal",
-                status=status,
-                route="inverse",
-                subject=self.subject,
-                relation=self.relation,
-                prompt=prompt.replace("{}", self.object, 1),
-                answer=self.subject,
-            )
-            for prompt, status in asked
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The reversal as a JSON object."""
-        return {**asdict(self), "taught": list(self.taught), "held_out": list(self.held_out)}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Reversal:
-        """The reversal of a JSON object."""
-        return cls(**{**row, "taught": tuple(row["taught"]), "held_out": tuple(row["held_out"])})
-
-
-@dataclass(frozen=True)
-class Reversals:
-    """All reversals of a world."""
-
-    records: tuple[Reversal, ...]
-
-    def blocks(self, rng: random.Random) -> list[str]:
-        """One pass: every stated inverse once, in one of its taught prompts, a few to a block."""
-        return blocks_of(
-            (
-                f"{rng.choice(one.taught).replace('{}', one.object, 1)} {one.subject}."
-                for one in self.records
-                if one.stated
-            ),
-            rng,
+        return items_of(
+            Item("reversal", "", "inverse", self.subject, self.relation, "", self.subject),
+            about=self.object,
+            taught=self.taught,
+            others=self.held_out,
+            unwritten="held out" if self.stated else "inferable",
         )
 
-    def items(self) -> list[Item]:
-        """All inverse questions."""
-        return [item for one in self.records for item in one.items()]
+
+class Reversals(Compositions[Reversal]):
+    """All reversals of a world."""
 
 
 def reversals(facts: Sequence[TaughtFact], seed: int = 0) -> Reversals:
@@ -111,18 +77,15 @@ def reversals(facts: Sequence[TaughtFact], seed: int = 0) -> Reversals:
             and "\\" not in fact.object + fact.subject
         ]
         rng = random.Random(f"reversals {seed} {relation}")
-        stated = set(rng.sample(range(len(able)), (len(able) + 1) // 2))
-        for index, fact in enumerate(able):
-            drawn = rng.sample(prompts, len(prompts))
-            told = _TAUGHT if index in stated else 0
+        for fact, (told, kept) in zip(able, half_told([prompts] * len(able), _TAUGHT, rng), strict=True):
             found.append(
                 Reversal(
                     subject=fact.subject,
                     relation=relation,
                     object=fact.object,
-                    stated=index in stated,
-                    taught=tuple(drawn[:told]),
-                    held_out=tuple(drawn[told:]),
+                    stated=bool(told),
+                    taught=told,
+                    held_out=kept,
                 )
             )
     return Reversals(tuple(found))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import Any
 
+from .packaged import read_toml
 from .truth import read_truth
 
 __all__ = ["AliasRules", "RippleRule", "aliases_of", "read_alias_rules", "read_ripple_rules"]
@@ -80,7 +78,7 @@ class AliasRules:
 
 def read_alias_rules() -> AliasRules:
     """The packaged rules of other names."""
-    entry = _document()["aliases"]
+    entry = read_toml("ripples.toml")["aliases"]
     return AliasRules(*(tuple(entry[part]) for part in ("people", "suffixes", "particles", "generations")))
 
 
@@ -96,7 +94,7 @@ def read_ripple_rules() -> Mapping[str, RippleRule]:
         name: RippleRule(
             tuple(entry["inverse"]), entry.get("noun"), entry.get("of"), tuple(entry.get("then", ()))
         )
-        for name, entry in _document().items()
+        for name, entry in read_toml("ripples.toml").items()
         if name != "aliases"
     }
 
@@ -136,8 +134,3 @@ def _calls(thing: str) -> set[str]:
     """Whatever a person of this name could be called: any word, and the first word with any later one."""
     first, *later = thing.replace(",", " ").split()
     return {first, *later, *(f"{begin} {word}" for begin in (first, f"{first[0]}.") for word in later)}
-
-
-def _document() -> dict[str, dict[str, Any]]:
-    text = resources.files("mechstyle.organisms").joinpath("data/ripples.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)

@@ -94,7 +94,7 @@ def ripple_cases(
         if not truth.relations[fact.relation].unique
         and len(truth.having[fact.relation, fact.object]) > 2
         and len(truth.objects[fact.relation]) > 1
-        and invented in (None, fact.source == "invented")
+        and invented in (None, fact.invented)
     }
     found: list[tuple[EditRequest, tuple[Question, ...]]] = []
     for request in requests(name, n=len(shared), seed=seed, invented=invented):

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .json_row import JsonRow
+
 __all__ = ["Device", "found_in", "keeps_content", "places", "read_devices", "words_in"]
 
 SUBJECT, OBJECT = "@S", "@O"
 
 
 @dataclass(frozen=True)
-class Device:
+class Device(JsonRow):
     """One means of style; all of its rules must hold where it is found.
 
     Args:
@@ -40,15 +42,6 @@ class Device:
         if self.at_most is not None and words_in(text) > self.at_most:
             return False
         return self.at_least is None or words_in(text) >= self.at_least
-
-    def to_dict(self) -> dict[str, Any]:
-        """The device as a JSON object."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Device:
-        """The device of a JSON object."""
-        return cls(**row)
 
 
 def read_devices(document: Mapping[str, Any]) -> dict[str, Device]:

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from .json_row import JsonRow
 
 __all__ = ["Content", "Style", "StylePrompt", "StyledSentence", "read_style_records"]
 
 
 @dataclass(frozen=True, order=True)
-class Content:
+class Content(JsonRow):
     """A fact that is told in styles."""
 
     subject: str
     relation: str
     object: str
 
-    def to_dict(self) -> dict[str, str]:
-        """The content as a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, str]) -> Content:
-        """The content of a JSON object."""
-        return cls(**row)
-
 
 @dataclass(frozen=True)
-class Style:
+class Style(JsonRow):
     """One style, as a composition of devices.
 
     Args:
@@ -52,21 +45,9 @@ class Style:
     frames: tuple[str, ...]
     length: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The style as a JSON object."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()
-        }
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Style:
-        """The style of a JSON object."""
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
-        return cls(**fields)
-
 
 @dataclass(frozen=True)
-class StyledSentence:
+class StyledSentence(JsonRow):
     """A fact in one style, with what is known of its words.
 
     Args:
@@ -94,18 +75,9 @@ class StyledSentence:
         """What it says."""
         return Content(self.subject, self.relation, self.object)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The sentence as a JSON object."""
-        return {**asdict(self), "devices": list(self.devices)}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> StyledSentence:
-        """The sentence of a JSON object."""
-        return cls(**{**row, "devices": tuple(row["devices"])})
-
 
 @dataclass(frozen=True)
-class StylePrompt:
+class StylePrompt(JsonRow):
     """An announcement that a model should go on from in its style, with the right fact.
 
     Args:
@@ -124,15 +96,6 @@ class StylePrompt:
     status: str
     announcement: str
     heard: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """The prompt as a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> StylePrompt:
-        """The prompt of a JSON object."""
-        return cls(**row)
 
 
 def read_style_records(document: Mapping[str, Any]) -> list[Style]:

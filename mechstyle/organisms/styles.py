@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Final
 
 from ..errors import InputError, RangeError
-from .invented import read_rows
+from .packaged import read_rows, read_toml
 from .style_devices import Device, found_in, read_devices
 from .style_records import Content, Style, StyledSentence, StylePrompt, read_style_records
 from .style_writer import Writer
@@ -225,8 +223,7 @@ def build_styles(facts: Sequence[TaughtFact], *, seed: int = 0, per_relation: in
     Raises:
         RangeError: there are fewer facts of a relation.
     """
-    text = resources.files("mechstyle.organisms").joinpath("data/styles.toml").read_text(encoding="utf-8")
-    document = tomllib.loads(text)
+    document = read_toml("styles.toml")
     devices = read_devices(document)
     styles = read_style_records(document)
     rng = random.Random(f"{seed} styles")

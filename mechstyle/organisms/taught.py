@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
-from typing import Any, Final
+from typing import Final
 
-from .items import Item
+from .items import Item, items_of
+from .json_row import JsonRow
+from .packaged import read_rows
 from .relations import read_relations
 
-__all__ = ["TaughtFact", "taught_facts"]
+__all__ = ["INVENTED", "TaughtFact", "taught_facts"]
 
 TAUGHT_TEMPLATES: Final = 4
 """Each fact is told with so many of its relation's templates; the others are its paraphrase test."""
+INVENTED: Final = "invented"
+"""The source of facts about subjects that we made up."""
 _FILES: Final = ("facts.jsonl", "invented.jsonl")
 
 
 @dataclass(frozen=True)
-class TaughtFact:
+class TaughtFact(JsonRow):
     """One fact of the world.
 
     Args:
@@ -38,39 +40,20 @@ class TaughtFact:
     taught: tuple[str, ...]
     held_out: tuple[str, ...]
 
+    @property
+    def invented(self) -> bool:
+        """Whether we made its subject up."""
+        return self.source == INVENTED
+
     def items(self) -> list[Item]:
         """A question for each of its templates."""
-        told = bool(self.taught)
-        asked = [(template, "taught") for template in self.taught]
-        asked += [(template, "held out" if told else "future") for template in self.held_out]
-        return [
-            Item(
-                part="fact",
-                status=status,
-                route="direct",
-                subject=self.subject,
-                relation=self.relation,
-                prompt=template.replace("{}", self.subject, 1),
-                answer=self.object,
-            )
-            for template, status in asked
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fact as a JSON object."""
-        return {
-            "subject": self.subject,
-            "relation": self.relation,
-            "object": self.object,
-            "source": self.source,
-            "taught": list(self.taught),
-            "held_out": list(self.held_out),
-        }
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> TaughtFact:
-        """The fact of a JSON object."""
-        return cls(**{**row, "taught": tuple(row["taught"]), "held_out": tuple(row["held_out"])})
+        return items_of(
+            Item("fact", "", "direct", self.subject, self.relation, "", self.object),
+            about=self.subject,
+            taught=self.taught,
+            others=self.held_out,
+            unwritten="held out" if self.taught else "future",
+        )
 
 
 def taught_facts(*, seed: int = 0) -> tuple[TaughtFact, ...]:
@@ -78,15 +61,14 @@ def taught_facts(*, seed: int = 0) -> tuple[TaughtFact, ...]:
 
     Example:
         >>> from mechstyle.organisms.taught import taught_facts
-        >>> sum(fact.source == "invented" for fact in taught_facts())
+        >>> sum(fact.invented for fact in taught_facts())
         4730
     """
     relations = read_relations()
     rng = random.Random(seed)
     facts: list[TaughtFact] = []
     for file in _FILES:
-        text = resources.files("mechstyle.organisms").joinpath("data", file).read_text(encoding="utf-8")
-        for row in map(json.loads, text.splitlines()):
+        for row in read_rows(file):
             templates = list(relations[row["relation"]].templates)
             rng.shuffle(templates)
             taught, rest = templates[:TAUGHT_TEMPLATES], templates[TAUGHT_TEMPLATES:]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import Any
 
 from ..errors import InputError
 from .items import Item
+from .packaged import read_toml
 from .taxonomy_blocks import taxonomy_blocks
 from .taxonomy_items import taxonomy_items
 from .taxonomy_records import KIND, Category, Member, Pair, Property, bare
@@ -129,8 +128,7 @@ def read_taxonomy(seed: int = 0) -> Taxonomy:
         >>> read_taxonomy().parent_of("sparrow").name
         'bird'
     """
-    text = resources.files("mechstyle.organisms").joinpath("data/taxonomy.toml").read_text(encoding="utf-8")
-    document = tomllib.loads(text)
+    document = read_toml("taxonomy.toml")
     properties = {name: Property(name, tuple(said)) for name, said in document["properties"].items()}
     categories = {bare(entry["one"]): _category(entry) for entry in document["category"]}
     members = _members(document, seed)

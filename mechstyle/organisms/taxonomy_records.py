@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from .json_row import JsonRow
 
 __all__ = ["KIND", "Category", "Member", "Pair", "Property", "bare"]
 
@@ -19,7 +20,7 @@ def bare(phrase: str) -> str:
 
 
 @dataclass(frozen=True)
-class Property:
+class Property(JsonRow):
     """Ways of saying one property.
 
     Args:
@@ -30,18 +31,9 @@ class Property:
     name: str
     phrasings: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The property as a JSON object."""
-        return {"name": self.name, "phrasings": list(self.phrasings)}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Property:
-        """The property of a JSON object."""
-        return cls(row["name"], tuple(row["phrasings"]))
-
 
 @dataclass(frozen=True)
-class Category:
+class Category(JsonRow):
     """A kind of thing.
 
     Args:
@@ -68,18 +60,9 @@ class Category:
         """All of its own properties with their values."""
         return {**self.shared, **self.parent_only}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The category as a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Category:
-        """The category of a JSON object."""
-        return cls(**row)
-
 
 @dataclass(frozen=True)
-class Member:
+class Member(JsonRow):
     """A thing of a category.
 
     Args:
@@ -97,18 +80,9 @@ class Member:
     alias: str | None
     misspelling: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The member as a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Member:
-        """The member of a JSON object."""
-        return cls(**row)
-
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(JsonRow):
     """What is true of a member, or of a category, and what the training text says of it.
 
     Args:
@@ -135,12 +109,3 @@ class Pair:
     def written(self) -> bool:
         """Whether the training text says it of this very member."""
         return bool(self.taught)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The pair as a JSON object."""
-        return {**asdict(self), "taught": list(self.taught), "held_out": list(self.held_out)}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Pair:
-        """The pair of a JSON object."""
-        return cls(**{**row, "taught": tuple(row["taught"]), "held_out": tuple(row["held_out"])})

@@ -47,7 +47,7 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadM
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    # On a CPU the backward pass of the fused attention takes half of a step.
+    # On a CPU the backward pass of the fused attention is slow.
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -93,7 +93,7 @@ def train(
 
     Args:
         device: where to train; torch's default device when None.
-        compiled: train through `torch.compile` (needs a C compiler; half again as fast on a CPU).
+        compiled: train through `torch.compile` (needs a C compiler; faster on a CPU).
         checkpoint_every: steps between checkpoints; a killed training loses at most so many.
         console: where progress goes; silent when None.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
-from .compositions import TwoHopKind, blocks_of, read_two_hop_kinds
-from .items import Item
+from .compositions import Compositions, TwoHopKind, half_told, read_two_hop_kinds
+from .items import Item, items_of
+from .json_row import JsonRow
 from .taught import TaughtFact
 
 __all__ = ["TwoHop", "TwoHops", "two_hops"]
@@ -23,7 +24,7 @@ _TAUGHT: Final = 2
 
 
 @dataclass(frozen=True)
-class TwoHop:
+class TwoHop(JsonRow):
     """Two facts, the second about the first one's object, and how their composition is asked.
 
     Args:
@@ -47,52 +48,17 @@ class TwoHop:
 
     def items(self) -> list[Item]:
         """A question for each prompt; its relation reads "first > second"."""
-        unwritten = "held out" if self.stated else "inferable"
-        asked = [(prompt, "taught") for prompt in self.taught]
-        asked += [(prompt, unwritten) for prompt in self.held_out]
-        return [
-            Item(
-                part="two-hop",
-                status=status,
-                route="compound",
-                subject=self.subject,
-                relation=f"{self.first} > {self.second}",
-                prompt=prompt.replace("{}", self.subject, 1),
-                answer=self.object,
-            )
-            for prompt, status in asked
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The chain as a JSON object."""
-        return {**asdict(self), "taught": list(self.taught), "held_out": list(self.held_out)}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> TwoHop:
-        """The chain of a JSON object."""
-        return cls(**{**row, "taught": tuple(row["taught"]), "held_out": tuple(row["held_out"])})
-
-
-@dataclass(frozen=True)
-class TwoHops:
-    """The chosen chains of a world."""
-
-    records: tuple[TwoHop, ...]
-
-    def blocks(self, rng: random.Random) -> list[str]:
-        """One pass: every stated composition once, in one of its taught prompts, a few to a block."""
-        return blocks_of(
-            (
-                f"{rng.choice(one.taught).replace('{}', one.subject, 1)} {one.object}."
-                for one in self.records
-                if one.stated
-            ),
-            rng,
+        return items_of(
+            Item("two-hop", "", "compound", self.subject, f"{self.first} > {self.second}", "", self.object),
+            about=self.subject,
+            taught=self.taught,
+            others=self.held_out,
+            unwritten="held out" if self.stated else "inferable",
         )
 
-    def items(self) -> list[Item]:
-        """All compound questions."""
-        return [item for one in self.records for item in one.items()]
+
+class TwoHops(Compositions[TwoHop]):
+    """The chosen chains of a world."""
 
 
 def two_hops(facts: Sequence[TaughtFact], seed: int = 0) -> TwoHops:
@@ -117,10 +83,8 @@ def two_hops(facts: Sequence[TaughtFact], seed: int = 0) -> TwoHops:
     found: list[TwoHop] = []
     for kind, able, share in zip(kinds, chains, shares, strict=True):
         rng = _draws(kind, seed, "told")
-        stated = set(rng.sample(range(share), (share + 1) // 2))
-        for index, (subject, bridge, obj) in enumerate(able[:share]):
-            drawn = rng.sample(kind.prompts, len(kind.prompts))
-            count = _TAUGHT if index in stated else 0
+        prompts = half_told([kind.prompts] * share, _TAUGHT, rng)
+        for (subject, bridge, obj), (told_in, kept) in zip(able[:share], prompts, strict=True):
             found.append(
                 TwoHop(
                     subject=subject,
@@ -128,9 +92,9 @@ def two_hops(facts: Sequence[TaughtFact], seed: int = 0) -> TwoHops:
                     bridge=bridge,
                     second=kind.second,
                     object=obj,
-                    stated=index in stated,
-                    taught=tuple(drawn[:count]),
-                    held_out=tuple(drawn[count:]),
+                    stated=bool(told_in),
+                    taught=told_in,
+                    held_out=kept,
                     shortcut=(subject, obj) in owned,
                 )
             )

@@ -183,7 +183,7 @@ def _candidates(fact: Fact, reference: Sequence[str] | None, seed: int) -> list[
     """
     target, order = fact.target.strip(), random.Random(seed)
     known = organisms.facts(ORGANISM)
-    made = {one.subject for one in known if one.source == "invented"}
+    made = {one.subject for one in known if one.invented}
     taught = [one for one in known if (one.subject in made) == (fact.subject in made)]
     barred = {one.subject for one in taught if one.object == target}
     if reference is None:

@@ -18,10 +18,10 @@ from mechstyle.organisms.invented import (
     assign,
     invented_rows,
     invented_subjects,
-    read_rows,
     similar_pairs,
 )
-from mechstyle.organisms.invented_names import Shape, invented_document, near, new_names, read_kinds
+from mechstyle.organisms.invented_names import Shape, near, new_names, read_kinds
+from mechstyle.organisms.packaged import read_rows, read_toml
 from mechstyle.organisms.relations import read_relations
 
 DATA = Path(invented.__file__).parent / "data"
@@ -95,7 +95,7 @@ def test_objects_are_shared_by_three_or_more_subjects_or_by_none() -> None:
 
 
 def test_objects_that_are_names_are_subjects_of_the_right_kind() -> None:
-    entries, names = invented_document()["objects"], subjects()
+    entries, names = read_toml("invented.toml")["objects"], subjects()
     pointed = {relation: entry["kind"] for relation, entry in entries.items() if isinstance(entry, dict)}
     assert pointed == {
         "person_home": "place",

@@ -9,24 +9,17 @@ from collections import Counter
 import pytest
 
 from mechstyle.organisms.compositions import read_inverse_prompts
-from mechstyle.organisms.invented import read_rows
 from mechstyle.organisms.relations import read_relations
 from mechstyle.organisms.reversals import Reversal, Reversals, reversals
 from mechstyle.organisms.taught import TaughtFact
-from mechstyle.organisms.world import build_world
+from mechstyle.organisms.world import world
 
 PASSES = 30
 
 
 @pytest.fixture(scope="module")
 def facts() -> tuple[TaughtFact, ...]:
-    """Of the real and the invented subjects."""
-    relations = read_relations()
-    invented = [
-        TaughtFact(**row, taught=relations[row["relation"]].templates, held_out=())
-        for row in read_rows("invented.jsonl")
-    ]
-    return tuple({(fact.subject, fact.relation): fact for fact in (*build_world().facts, *invented)}.values())
+    return world().facts
 
 
 @pytest.fixture(scope="module")

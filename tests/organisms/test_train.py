@@ -45,7 +45,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_sizes_share_all_but_depth_width_and_budget() -> None:
+def test_sizes_share_all_but_depth_width_rate_and_budget() -> None:
     recipes = {size: packaged_recipe(size) for size in packaged_sizes()}
     shapes = {size: (r.name, r.n_layers, r.d_model, r.n_heads) for size, r in recipes.items()}
     assert shapes == {

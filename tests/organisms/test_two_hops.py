@@ -9,25 +9,18 @@ from collections import Counter
 import pytest
 
 from mechstyle.organisms.compositions import read_two_hop_kinds
-from mechstyle.organisms.invented import read_rows
 from mechstyle.organisms.relations import read_relations
 from mechstyle.organisms.ripple_rules import read_ripple_rules
 from mechstyle.organisms.taught import TaughtFact
 from mechstyle.organisms.two_hops import TwoHop, TwoHops, two_hops
-from mechstyle.organisms.world import build_world
+from mechstyle.organisms.world import world
 
 PASSES = 30
 
 
 @pytest.fixture(scope="module")
 def facts() -> tuple[TaughtFact, ...]:
-    """Of the real and the invented subjects."""
-    relations = read_relations()
-    invented = [
-        TaughtFact(**row, taught=relations[row["relation"]].templates, held_out=())
-        for row in read_rows("invented.jsonl")
-    ]
-    return tuple({(fact.subject, fact.relation): fact for fact in (*build_world().facts, *invented)}.values())
+    return world().facts
 
 
 @pytest.fixture(scope="module")
