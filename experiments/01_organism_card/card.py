@@ -87,6 +87,12 @@ def sweep_table(frame: pd.DataFrame) -> str:
     return markdown(pd.DataFrame(rows, columns=["layer", *METRICS]))
 
 
+def legacy_part(out: Path) -> str:
+    """The table of ROME as published, where it was measured."""
+    frame = sweep_frame(out, "legacy")
+    return "" if frame.empty else f"With `legacy=True` (ROME as published):\n\n{sweep_table(frame)}\n\n"
+
+
 def kinds_table(frame: pd.DataFrame) -> str:
     """Efficacy, paraphrase and neighbourhood of real and of invented subjects, side by side."""
     apart = {kind: frame[frame.subjects == kind].set_index("layer") for kind in ("real", "invented")}
@@ -140,8 +146,8 @@ def write_card(model: HookedModel, name: str, out: Path, *, sizes: Mapping[str, 
         "batch": recipe.batch,
         "lr": f"{recipe.lr:g}",
         "facts": f"{len(world.facts):,}",
-        "real": f"{sum(fact.source != 'invented' for fact in world.facts):,}",
-        "invented": f"{sum(fact.source == 'invented' for fact in world.facts):,}",
+        "real": f"{sum(not fact.invented for fact in world.facts):,}",
+        "invented": f"{sum(fact.invented for fact in world.facts):,}",
         "relations": len({fact.relation for fact in world.facts}),
         "subjects": f"{len(subjects):,}",
         "several": f"{int((subjects > 1).sum()):,}",
@@ -162,7 +168,7 @@ def write_card(model: HookedModel, name: str, out: Path, *, sizes: Mapping[str, 
         "edited": int(sweep.n[sweep.subjects == "all"].max()),
         "sweep": sweep_table(sweep),
         "sweep_kinds": kinds_table(sweep),
-        "legacy": sweep_table(sweep_frame(out, "legacy")),
+        "legacy": legacy_part(out),
         "losses": loss_table(folder),
         "notes": notes.read_text(encoding="utf-8").strip() if notes.exists() else "(nothing noted yet)",
         "command": COMMAND.format(name=name),

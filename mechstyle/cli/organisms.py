@@ -70,7 +70,7 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="Where to train: cpu, cuda, mps.")] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Half again as fast on a CPU; needs a C compiler.")
+        bool, typer.Option("--compile", help="Faster on a CPU; needs a C compiler.")
     ] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of first weights and of documents' order; the recipe's.")
