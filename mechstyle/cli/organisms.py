@@ -69,9 +69,7 @@ def train(
         int | None, typer.Option("--steps", help="Of the optimiser, instead of the recipe's budget.")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="Where to train: cpu, cuda, mps.")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Faster on a CPU; needs a C compiler.")
-    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Faster on a CPU; needs a C compiler.")] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of first weights and of documents' order; the recipe's.")
     ] = None,
